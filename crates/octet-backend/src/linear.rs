@@ -1,0 +1,88 @@
+//! How a weight is handed over: views into the checkpoint, scales, and what the linear is for.
+
+use crate::DataType;
+
+/// A matrix in host memory, row-major, `[rows, columns]`, possibly a window of a larger one.
+///
+/// A window is how tensor parallelism shards: a column-parallel shard is a range of rows, a row-parallel shard a range
+/// of columns (the bytes then start at the first column and `row_stride` stays the full width).
+#[derive(Clone, Copy, Debug)]
+pub struct WeightView<'a> {
+    /// Little-endian elements; row `r` starts at element `r * row_stride`.
+    pub bytes: &'a [u8],
+    /// Element type as stored.
+    pub data_type: DataType,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub columns: usize,
+    /// Elements from one row's start to the next's; at least `columns`.
+    pub row_stride: usize,
+}
+
+impl WeightView<'_> {
+    /// The bytes of one row.
+    #[must_use]
+    pub fn row(&self, row: usize) -> &[u8] {
+        let size = self.data_type.bytes();
+        let start = row * self.row_stride * size;
+        &self.bytes[start..start + self.columns * size]
+    }
+}
+
+/// Dequantisation scales of one part: `weight ≈ stored * scale`.
+#[derive(Clone, Copy, Debug)]
+pub enum WeightScale<'a> {
+    /// The stored values are the weights.
+    None,
+    /// One scale for the part.
+    Tensor(f32),
+    /// One scale a row.
+    Channel(&'a [f32]),
+    /// One scale for each block of `rows_per_block` by `columns_per_block` elements, row-major,
+    /// `[ceil(rows / rows_per_block), ceil(columns / columns_per_block)]`.
+    Block {
+        /// The scales.
+        scales: &'a [f32],
+        /// Rows that share a scale.
+        rows_per_block: usize,
+        /// Columns that share a scale.
+        columns_per_block: usize,
+    },
+}
+
+/// One logical shard of a fused linear: q, k or v of the attention's input, gate or up of the MLP's.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearPart<'a> {
+    /// The values.
+    pub weight: WeightView<'a>,
+    /// Their scales.
+    pub scale: WeightScale<'a>,
+}
+
+/// What a packed matrix must be able to do; it decides the layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinearUse {
+    /// Multiply only.
+    Multiply,
+    /// Two parts of equal shape, gate then up, for [`crate::Backend::gated_linear`].
+    Gated,
+    /// Row look-up only: an embedding table whose head is separate.
+    Embed,
+    /// Both: an embedding table that is also the head ("tied").
+    EmbedAndMultiply,
+}
+
+/// The linear that the parts become: rows of all parts one after another, `[sum of rows, columns]`.
+#[derive(Clone, Debug)]
+pub struct LinearSpec {
+    /// Element type to keep in device memory. Parts of another floating type are converted; a part in FP8 can only
+    /// become the same FP8 format (or FNUZ of it, where the device multiplies FNUZ).
+    pub data_type: DataType,
+    /// What the matrix is for.
+    pub usage: LinearUse,
+    /// Bias, one for each output row.
+    pub bias: Option<Vec<f32>>,
+    /// Static activation scale from the checkpoint; ignored by devices that multiply 16-bit activations.
+    pub input_scale: Option<f32>,
+}

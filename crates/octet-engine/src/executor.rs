@@ -1,0 +1,70 @@
+//! What the engine needs of whoever runs the model: the plan of a step, its outcome, and the trait between them.
+
+use octet_backend::Batch;
+use octet_sample::{PositionLogprobs, SampledToken, SamplingParams};
+
+/// Index of a sequence's sampling state in the executor. The engine hands slots out and reuses them; a preempted
+/// sequence keeps its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u32);
+
+/// Why a row's logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputRow {
+    /// The row completes what is known of its sequence: sample the next token.
+    Sample(Slot),
+    /// The row predicts a prompt token whose logprob was asked for.
+    PromptLogprob {
+        /// The sequence.
+        slot: Slot,
+        /// The prompt token that follows the row.
+        target: u32,
+    },
+}
+
+/// A step as a value. The engine refills the same plan each step; nothing in it is allocated after warm-up.
+#[derive(Clone, Debug, Default)]
+pub struct StepPlan {
+    /// Tokens, positions, block tables and output rows.
+    pub batch: Batch,
+    /// What each of `batch.output_rows` is for, in the same order.
+    pub outputs: Vec<OutputRow>,
+}
+
+/// What became of one output row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RowOutcome {
+    /// The sampled token.
+    Token(SampledToken),
+    /// The prompt token's logprobs.
+    PromptLogprobs(PositionLogprobs),
+    /// This row's request cannot go on; others are not affected. The text says why.
+    Fault(String),
+}
+
+/// The outcome of a step: one entry for each of [`StepPlan::outputs`].
+#[derive(Clone, Debug, Default)]
+pub struct StepOutput {
+    /// In the order of the plan's outputs.
+    pub rows: Vec<RowOutcome>,
+}
+
+/// The device failed; the engine cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("the model could not run a step: {0}")]
+pub struct ExecutorError(pub String);
+
+/// Runs plans. The engine owns it and calls it from its own thread alone.
+pub trait Executor: Send {
+    /// A sequence enters: its sampling state is set up under `slot`, which is free.
+    fn admit(&mut self, slot: Slot, sampling: &SamplingParams, prompt: &[u32]);
+
+    /// A sequence leaves: its slot is free again.
+    fn release(&mut self, slot: Slot);
+
+    /// Computes the plan's tokens, writes their keys and values into the planned blocks, and fills `output`.
+    ///
+    /// # Errors
+    /// Only when the device failed; a fault of one request is a [`RowOutcome::Fault`].
+    fn execute(&mut self, plan: &StepPlan, output: &mut StepOutput) -> Result<(), ExecutorError>;
+}

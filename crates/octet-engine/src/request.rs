@@ -1,0 +1,126 @@
+//! A request as the engine sees it, and the events that answer it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use octet_sample::{PositionLogprobs, SampledToken, SamplingParams};
+
+/// Names one sequence's request for its whole life. `n` > 1 or several prompts are several requests to the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// One sequence to generate.
+pub struct Request {
+    /// Unique among requests in flight.
+    pub id: RequestId,
+    /// Prompt token ids, at least one, fewer than the longest sequence allowed.
+    pub prompt: Vec<u32>,
+    /// Sampling parameters.
+    pub sampling: Arc<SamplingParams>,
+    /// The most tokens to generate, at least one unless only prompt logprobs are wanted (then zero).
+    pub max_tokens: usize,
+    /// Lower goes first under priority scheduling.
+    pub priority: i32,
+    /// Separates prefix caches of tenants: part of the first block's hash.
+    pub cache_salt: Option<String>,
+    /// Where events go.
+    pub sink: Box<dyn EventSink>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Request")
+            .field("id", &self.id)
+            .field("prompt_tokens", &self.prompt.len())
+            .field("max_tokens", &self.max_tokens)
+            .field("priority", &self.priority)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether anybody still listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The event was taken.
+    Taken,
+    /// The client went away: the engine aborts the request and frees its blocks.
+    Gone,
+}
+
+/// Receives a request's events, in order, from the engine's thread. It must not block.
+pub trait EventSink: Send {
+    /// Takes one event.
+    fn deliver(&mut self, event: Event) -> Delivery;
+}
+
+/// What happens to a request. `Finished` or `Failed` comes exactly once, last.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The first prompt tokens are being computed; so many more came from the prefix cache.
+    Started {
+        /// Prompt tokens found in the prefix cache.
+        cached_tokens: usize,
+    },
+    /// Logprobs of all prompt tokens but the first, once the prompt is computed (only if asked for).
+    PromptLogprobs(Vec<PositionLogprobs>),
+    /// One more token.
+    Token(SampledToken),
+    /// The end.
+    Finished(Finished),
+    /// The end, by a fault of this request.
+    Failed(RequestFault),
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// Why.
+    pub reason: FinishReason,
+    /// The stop token id that ended it, if one of `stop_token_ids` did.
+    pub stop_token_id: Option<u32>,
+    /// When its stages were passed.
+    pub timing: RequestTiming,
+}
+
+/// Why a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// End of sequence or a stop token.
+    Stop,
+    /// `max_tokens` or the model's length.
+    Length,
+    /// The client or the server gave it up.
+    Abort,
+}
+
+/// Stages of a request on the engine's clock, for the latency metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestTiming {
+    /// From arrival to the first scheduling.
+    pub queued: Duration,
+    /// From the first scheduling to the first token.
+    pub prefill: Duration,
+    /// From the first token to the last.
+    pub decode: Duration,
+}
+
+/// A fault of one request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestFault {
+    /// The prompt cannot fit, even alone.
+    #[error("the prompt has {prompt_tokens} tokens; the KV cache holds {capacity_tokens}")]
+    DoesNotFit {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens that the whole cache holds.
+        capacity_tokens: usize,
+    },
+    /// The model's output for it is not usable.
+    #[error("{0}")]
+    Output(String),
+    /// The engine stopped.
+    #[error("the engine stopped before the request was done")]
+    EngineStopped,
+}

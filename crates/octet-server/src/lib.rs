@@ -1,0 +1,1 @@
+//! Placeholder docs: replaced by the crate's first commit.
