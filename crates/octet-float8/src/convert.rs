@@ -32,8 +32,7 @@ pub(crate) const fn decode(layout: Layout, code: u8) -> f32 {
     let fraction = (magnitude & ((1 << layout.mantissa_bits) - 1)) as i32;
     let (significand, exponent) =
         if exponent == 0 { (fraction, 1) } else { (fraction + (1 << layout.mantissa_bits), exponent) };
-    let value =
-        significand as f32 * power_of_two(exponent - layout.bias - layout.mantissa_bits as i32);
+    let value = significand as f32 * power_of_two(exponent - layout.bias - layout.mantissa_bits as i32);
     if negative { -value } else { value }
 }
 

@@ -100,7 +100,10 @@ mod tests {
         for code in 0..256 {
             let exact = F::TABLE[code];
             for widened in [brain[code].to_f32(), half[code].to_f32()] {
-                assert!(widened.to_bits() == exact.to_bits() || (widened.is_nan() && exact.is_nan()), "{code:02X}");
+                assert!(
+                    widened.to_bits() == exact.to_bits() || (widened.is_nan() && exact.is_nan()),
+                    "{code:02X}"
+                );
             }
         }
     }
@@ -117,7 +120,10 @@ mod tests {
     fn damaged_codes_are_found() {
         assert_eq!(check_finite::<E4M3>(&[0x00, 0x7E, 0x80]), Ok(()));
         let error = check_finite::<E4M3>(&[0x00, 0xFF]).unwrap_err();
-        assert_eq!(error.to_string(), "code 1 is 0xFF, which means NaN in float8_e4m3fn: the weights are damaged");
+        assert_eq!(
+            error.to_string(),
+            "code 1 is 0xFF, which means NaN in float8_e4m3fn: the weights are damaged"
+        );
         assert!(matches!(check_finite::<E5M2>(&[0x7C]), Err(Error::CodeNotFinite { index: 0, .. })));
         assert!(check_finite::<E4M3Fnuz>(&[0x80]).is_err());
     }

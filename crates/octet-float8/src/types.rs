@@ -3,12 +3,14 @@
 use std::fmt;
 
 use crate::convert;
-use crate::format::{Float8Format, Layout, Specials};
+use crate::format::{Float8Format, Specials};
 
 /// An eight-bit floating-point number.
 ///
 /// Implemented by the four types of this crate and by no other.
-pub trait Float8: Copy + PartialEq + PartialOrd + fmt::Debug + fmt::Display + Send + Sync + 'static + sealed::Sealed {
+pub trait Float8:
+    Copy + PartialEq + PartialOrd + fmt::Debug + fmt::Display + Send + Sync + 'static + sealed::Sealed
+{
     /// The same format as a value.
     const FORMAT: Float8Format;
 
@@ -62,21 +64,25 @@ pub trait Float8: Copy + PartialEq + PartialOrd + fmt::Debug + fmt::Display + Se
     #[inline]
     #[must_use]
     fn from_f32(value: f32) -> Self {
-        Self::from_bits(convert::encode(const { Self::LAYOUT }, value))
+        Self::from_bits(convert::encode(const { Self::FORMAT.layout() }, value))
     }
 
     /// The nearest number, ties to even; infinities and what is too large become `±MAX`, NaN stays NaN.
     #[inline]
     #[must_use]
     fn from_f32_saturating(value: f32) -> Self {
-        Self::from_bits(convert::encode_clamped(const { Self::LAYOUT }, value, Self::MAX))
+        Self::from_bits(convert::encode_clamped(const { Self::FORMAT.layout() }, value, Self::MAX))
     }
 
     /// The nearest number to `value` clamped to [`Float8::QUANTIZATION_MAX`]; NaN stays NaN.
     #[inline]
     #[must_use]
     fn quantize(value: f32) -> Self {
-        Self::from_bits(convert::encode_clamped(const { Self::LAYOUT }, value, Self::QUANTIZATION_MAX))
+        Self::from_bits(convert::encode_clamped(
+            const { Self::FORMAT.layout() },
+            value,
+            Self::QUANTIZATION_MAX,
+        ))
     }
 
     /// Whether this is NaN.
@@ -95,12 +101,7 @@ pub trait Float8: Copy + PartialEq + PartialOrd + fmt::Debug + fmt::Display + Se
 }
 
 mod sealed {
-    use super::Layout;
-
-    pub trait Sealed {
-        #[expect(private_interfaces, reason = "the trait is sealed: nobody outside can name it")]
-        const LAYOUT: Layout;
-    }
+    pub trait Sealed {}
 }
 
 macro_rules! float8_type {
@@ -112,10 +113,7 @@ macro_rules! float8_type {
         #[repr(transparent)]
         pub struct $type(u8);
 
-        impl sealed::Sealed for $type {
-            #[expect(private_interfaces, reason = "the trait is sealed: nobody outside can name it")]
-            const LAYOUT: Layout = Float8Format::$type.layout();
-        }
+        impl sealed::Sealed for $type {}
 
         impl Float8 for $type {
             const FORMAT: Float8Format = Float8Format::$type;
