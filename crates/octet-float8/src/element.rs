@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-/// An element of a tensor that is to be quantised: f32, [`bf16`] or [`f16`].
+/// An element of a tensor that is to be quantised: f32, [`half::bf16`] or [`half::f16`].
 ///
 /// The conversion is written without a branch and without run-time CPU detection, so that loops over
 /// slices become vector code; it is exact for every finite value, and NaN stays NaN.

@@ -5,7 +5,7 @@
 //!   half as much in FNUZ, which gives fluent nonsense instead of an error.
 //! - [`Float8Format`]: the same choice as a value, for where a file or a flag names the format.
 //! - [`scale`]: quantisation per tensor, per row, per group and per block, as vLLM computes it.
-//! - [`slice`]: conversion of whole slices, written so that the compiler turns them into vector code.
+//! - [`mod@slice`]: conversion of whole slices, written so that the compiler turns them into vector code.
 //! - [`fnuz`]: weights stored in an OCP format, for devices that multiply FNUZ.
 //!
 //! The life of a quantised weight: a 16-bit tensor is read, [`scale::max_abs`] finds its largest

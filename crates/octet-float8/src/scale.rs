@@ -299,12 +299,12 @@ mod tests {
             (0..6 * 33).map(|i| bf16::from_f32(((i * 37 % 101) as f32 - 50.0) * (1.0 + i as f32))).collect();
         let (mut codes, mut scales) = (vec![0; values.len()], vec![0.0; 6]);
         quantize_rows::<E4M3, bf16>(&values, 33, &mut codes, &mut scales).unwrap();
-        for row in 0..6 {
+        for (row, &scale) in scales.iter().enumerate() {
             let run = row * 33..row * 33 + 33;
             let largest = values[run.clone()].iter().map(|x| x.to_f32().abs()).fold(0.0, f32::max);
-            assert_eq!(scales[row], largest / 448.0);
+            assert_eq!(scale, largest / 448.0);
             for i in run {
-                assert_eq!(codes[i], E4M3::from_f32_saturating(values[i].to_f32() / scales[row]).to_bits());
+                assert_eq!(codes[i], E4M3::from_f32_saturating(values[i].to_f32() / scale).to_bits());
             }
         }
         assert_eq!(row_scale::<E4M3>(1000.0, Some(448.0)), 1.0);
