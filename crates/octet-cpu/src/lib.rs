@@ -1,1 +1,9 @@
-//! Placeholder docs: replaced by the crate's first commit.
+//! The CPU backend.
+
+mod cgroup;
+mod error;
+mod memory;
+mod threads;
+
+pub use error::CpuError;
+pub use threads::{Pool, PoolOptions, ThreadBinding};

@@ -1,0 +1,1 @@
+//! The operations of a decoder, each in a file of its own.

@@ -1,0 +1,7 @@
+//! Memory: aligned buffers for weights, workspace and the KV cache, and how much of it there is.
+
+mod buffer;
+mod report;
+
+pub(crate) use buffer::{AlignedBuffer, Plain};
+pub(crate) use report::device_memory;
