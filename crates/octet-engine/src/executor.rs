@@ -3,8 +3,8 @@
 use octet_backend::Batch;
 use octet_sample::{PositionLogprobs, SampledToken, SamplingParams};
 
-/// Index of a sequence's sampling state in the executor. The engine hands slots out and reuses them; a preempted
-/// sequence keeps its own.
+/// Index of a sequence's sampling state in the executor, below `EngineConfig::max_num_seqs`. The engine hands slots
+/// out and reuses them; a preempted sequence keeps its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
 
@@ -63,6 +63,10 @@ pub trait Executor: Send {
     fn release(&mut self, slot: Slot);
 
     /// Computes the plan's tokens, writes their keys and values into the planned blocks, and fills `output`.
+    ///
+    /// In each layer all of the plan's keys and values are written before any is read: a sequence that shares a prefix
+    /// may read blocks that another sequence of the same plan fills. Entries of a block table that are 0 (the null
+    /// block) lie before the sliding window and are never read.
     ///
     /// # Errors
     /// Only when the device failed; a fault of one request is a [`RowOutcome::Fault`].

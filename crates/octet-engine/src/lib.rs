@@ -1,9 +1,22 @@
 //! Requests, scheduler, KV block pool, prefix cache and step loop. No I/O, no clock, no device.
 
+mod config;
+mod engine;
+mod error;
 mod executor;
+mod handle;
+mod mailbox;
 mod request;
+mod stats;
+mod thread;
 
+pub use config::{EngineConfig, SchedulingPolicy};
+pub use engine::{Engine, Refused, StepSummary};
+pub use error::{ConfigError, SubmitError};
 pub use executor::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
+pub use handle::EngineHandle;
 pub use request::{
     Delivery, Event, EventSink, FinishReason, Finished, Request, RequestFault, RequestId, RequestTiming,
 };
+pub use stats::{EngineStats, ITERATION_TOKEN_BUCKETS, IterationTokens};
+pub use thread::{EngineExit, EngineThread, spawn};

@@ -1,0 +1,94 @@
+//! Why the engine does not start, and why it does not take a request.
+
+/// A configuration that cannot work, or a thread that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A size that must be positive is zero.
+    #[error("{name} is 0; it must be at least 1")]
+    Zero {
+        /// The field's name.
+        name: &'static str,
+    },
+    /// Too few blocks to hold anything, or more than block ids can name.
+    #[error("the KV cache has {num_blocks} blocks; it needs from 2 (block 0 is reserved) to 2^32 - 1")]
+    BlockCount {
+        /// Blocks asked for.
+        num_blocks: usize,
+    },
+    /// Positions would not fit 32 bits.
+    #[error("max_model_len is {max_model_len}; the largest supported is 2^32 - 1")]
+    ModelLength {
+        /// Length asked for.
+        max_model_len: usize,
+    },
+    /// A step could not give each sequence a token.
+    #[error(
+        "max_num_batched_tokens ({max_num_batched_tokens}) is below max_num_seqs ({max_num_seqs}); raise the former \
+         or lower the latter"
+    )]
+    BudgetBelowSequences {
+        /// Tokens of a step.
+        max_num_batched_tokens: usize,
+        /// Sequences of a step.
+        max_num_seqs: usize,
+    },
+    /// Without chunks a long prompt could never be computed.
+    #[error(
+        "max_num_batched_tokens ({max_num_batched_tokens}) is below max_model_len ({max_model_len}) while chunked \
+         prefill is off; raise it to {max_model_len}, lower max_model_len, or enable chunked prefill"
+    )]
+    BudgetBelowModelLength {
+        /// Tokens of a step.
+        max_num_batched_tokens: usize,
+        /// The longest sequence.
+        max_model_len: usize,
+    },
+    /// The threshold cuts prompts into chunks, which are off.
+    #[error("long_prefill_token_threshold is {threshold}, which needs chunked prefill, but that is off")]
+    ThresholdWithoutChunks {
+        /// The threshold.
+        threshold: usize,
+    },
+    /// Not a fraction.
+    #[error("the watermark is {watermark}; it must be at least 0 and below 1")]
+    Watermark {
+        /// The fraction asked for.
+        watermark: f64,
+    },
+    /// The operating system gave no thread.
+    #[error("the engine's thread could not start: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Why a request was not taken. Its sink gets no event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// Too many requests are inside: try again later (HTTP 503 with Retry-After).
+    #[error("{limit} requests are already running or waiting; try again later")]
+    QueueFull {
+        /// The bound, `max_queued`.
+        limit: usize,
+    },
+    /// The engine is shutting down or has died.
+    #[error("the engine takes no more requests: it is stopping or has stopped")]
+    Stopped,
+    /// The prompt leaves no room, even if it ran alone.
+    #[error(
+        "the prompt has {prompt_tokens} tokens; prompt and output together can have at most {capacity_tokens}"
+    )]
+    DoesNotFit {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// The longest sequence that the model's length and the cache allow.
+        capacity_tokens: usize,
+    },
+    /// There is nothing to compute.
+    #[error("the prompt has no tokens; it needs at least one")]
+    EmptyPrompt,
+    /// Another request inside the engine has this id.
+    #[error("request id {id} is already in use")]
+    DuplicateId {
+        /// The id.
+        id: u64,
+    },
+}

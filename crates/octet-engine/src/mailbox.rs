@@ -1,0 +1,163 @@
+//! Commands to the engine's thread, and what it publishes. One mutex, held for moments; a condition variable wakes the
+//! thread, so that an idle engine uses no processor time.
+
+use std::sync::mpsc::SyncSender;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::error::SubmitError;
+use crate::request::{Request, RequestId};
+use crate::stats::EngineStats;
+
+/// What other threads ask of the engine.
+pub(crate) enum Command {
+    /// Take a request.
+    Submit(Request),
+    /// Give a request up.
+    Abort(RequestId),
+    /// Forget cached prefixes and say whether that was possible. Dropped unanswered when the engine is gone.
+    ResetPrefixCache(SyncSender<bool>),
+}
+
+/// Why the engine's thread was woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// There are commands, or there is work.
+    Work,
+    /// The time to drain is over: abort what is left.
+    DeadlinePassed,
+    /// Nothing is left and nothing will come.
+    End,
+}
+
+struct State {
+    commands: Vec<Command>,
+    /// Submissions among `commands`.
+    queued: usize,
+    /// Requests inside: the engine's, as of its last look, and those queued.
+    inside: usize,
+    /// Whether requests are taken.
+    admission: bool,
+    /// When draining ends, once admission is closed.
+    deadline: Option<Instant>,
+    /// Whether anybody empties the mailbox.
+    open: bool,
+    stats: EngineStats,
+}
+
+/// The two sides' common state.
+pub(crate) struct Mailbox {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+impl Mailbox {
+    /// An open mailbox.
+    pub(crate) fn new(stats: EngineStats) -> Self {
+        let state = State {
+            commands: Vec::new(),
+            queued: 0,
+            inside: 0,
+            admission: true,
+            deadline: None,
+            open: true,
+            stats,
+        };
+        Self { state: Mutex::new(state), wake: Condvar::new() }
+    }
+
+    /// The state is a plain value that every holder leaves whole, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // The side of the handles.
+
+    /// Queues a request if fewer than `limit` are inside. From here on its sink will get an end.
+    pub(crate) fn submit(&self, request: Request, limit: usize) -> Result<(), SubmitError> {
+        let mut state = self.lock();
+        if !state.open || !state.admission {
+            return Err(SubmitError::Stopped);
+        }
+        if state.inside >= limit {
+            return Err(SubmitError::QueueFull { limit });
+        }
+        state.inside += 1;
+        state.queued += 1;
+        state.commands.push(Command::Submit(request));
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Queues a command that is no submission; drops it if nobody listens.
+    pub(crate) fn push(&self, command: Command) {
+        let mut state = self.lock();
+        if state.open {
+            state.commands.push(command);
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Takes no more requests. With a deadline, what is inside is aborted then; without, it may finish.
+    pub(crate) fn close_admission(&self, deadline: Option<Instant>) {
+        let mut state = self.lock();
+        state.admission = false;
+        state.deadline = match (state.deadline, deadline) {
+            (Some(earlier), Some(later)) => Some(earlier.min(later)),
+            (earlier, later) => earlier.or(later),
+        };
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Whether the engine's thread listens.
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().open
+    }
+
+    /// The last published numbers; `waiting` counts whatever is inside and not running.
+    pub(crate) fn stats(&self) -> EngineStats {
+        let state = self.lock();
+        EngineStats { waiting: state.inside.saturating_sub(state.stats.running), ..state.stats }
+    }
+
+    // The side of the engine's thread.
+
+    /// Publishes numbers, then swaps the commands into `commands` (which must be empty). Sleeps while there are none
+    /// and `stats` shows neither running nor waiting requests.
+    pub(crate) fn take(&self, stats: &EngineStats, commands: &mut Vec<Command>) -> Wake {
+        debug_assert!(commands.is_empty(), "commands are carried out before new ones are taken");
+        let mut state = self.lock();
+        state.stats = *stats;
+        state.inside = stats.running + stats.waiting + state.queued;
+        let busy = stats.running + stats.waiting > 0;
+        while state.commands.is_empty() && !busy && state.admission {
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if !state.commands.is_empty() {
+            state.queued = 0;
+            std::mem::swap(&mut state.commands, commands);
+            return Wake::Work;
+        }
+        if !busy {
+            return Wake::End;
+        }
+        match state.deadline {
+            Some(deadline) if Instant::now() >= deadline => Wake::DeadlinePassed,
+            _ => Wake::Work,
+        }
+    }
+
+    /// Closes the mailbox for good and hands over what was never carried out.
+    pub(crate) fn close(&self, stats: &EngineStats) -> Vec<Command> {
+        let mut state = self.lock();
+        state.open = false;
+        state.admission = false;
+        state.queued = 0;
+        state.inside = 0;
+        state.stats = EngineStats { running: 0, waiting: 0, ..*stats };
+        std::mem::take(&mut state.commands)
+    }
+}
