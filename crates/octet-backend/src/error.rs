@@ -55,6 +55,14 @@ pub enum BackendError {
         /// The largest that is supported.
         limit: usize,
     },
+    /// The paged kernels cannot address blocks of this size.
+    #[error("KV blocks of {block_size} tokens are not supported by this device: use a multiple of {multiple_of}")]
+    BlockSize {
+        /// Tokens in a block, as asked for.
+        block_size: usize,
+        /// What it must be a positive multiple of.
+        multiple_of: usize,
+    },
     /// The device itself failed: a driver or library call, a lost device.
     #[error("the device failed: {0}")]
     Device(String),

@@ -1,0 +1,363 @@
+//! The trait, operation by operation.
+
+use std::ops::Range;
+
+use octet_backend::{
+    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
+    LinearPart, LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec,
+};
+use octet_float8::Float8Format;
+
+use crate::attention::{self, HeadOptions};
+use crate::kv_cache::ReferenceKvCache;
+use crate::memory;
+use crate::weight::ReferenceLinear;
+
+/// A workspace tensor in host memory, row-major.
+#[derive(Debug)]
+pub struct ReferenceTensor {
+    rows: usize,
+    columns: usize,
+    values: Vec<f32>,
+}
+
+impl ReferenceTensor {
+    fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.columns..(row + 1) * self.columns]
+    }
+
+    fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.values[row * self.columns..(row + 1) * self.columns]
+    }
+
+    /// Holds an operand to its operation: a model that passes another tensor is wrong itself, so this panics.
+    #[track_caller]
+    fn check(&self, what: &str, rows: usize, columns: usize) {
+        assert!(
+            self.columns == columns && self.rows >= rows,
+            "{what} is [{}, {}] where at least {rows} rows of {columns} columns were expected",
+            self.rows,
+            self.columns
+        );
+    }
+}
+
+/// The scalar backend: see the crate's documentation.
+#[derive(Debug, Default)]
+pub struct ReferenceBackend {
+    /// The step's batch, copied by `begin_step`.
+    batch: Batch,
+    /// Rows of the largest workspace tensor: what a batch may have.
+    workspace_rows: usize,
+}
+
+impl ReferenceBackend {
+    /// A backend with nothing loaded.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn normalise(rows: usize, operands: RmsNorm<'_, Self>) {
+        let RmsNorm { input, add, weight, epsilon, output } = operands;
+        input.check("the norm's input", rows, weight.len());
+        output.check("the norm's output", rows, weight.len());
+        if let Some(add) = add {
+            add.check("what the norm adds", rows, weight.len());
+        }
+        for row in 0..rows {
+            if let Some(add) = add {
+                for (sum, value) in input.row_mut(row).iter_mut().zip(add.row(row)) {
+                    *sum += value;
+                }
+            }
+            attention::rms_norm(input.row(row), weight, epsilon, output.row_mut(row));
+        }
+    }
+
+    fn multiply(
+        rows: usize,
+        weight: &ReferenceLinear,
+        input: &ReferenceTensor,
+        output: &mut ReferenceTensor,
+        accumulate: bool,
+    ) {
+        assert!(
+            matches!(weight.usage, LinearUse::Multiply | LinearUse::EmbedAndMultiply),
+            "a weight loaded as {:?} cannot be multiplied by",
+            weight.usage
+        );
+        input.check("the linear's input", rows, weight.columns);
+        output.check("the linear's output", rows, weight.rows);
+        for row in 0..rows {
+            for column in 0..weight.rows {
+                let product = dot(input.row(row), weight.row(column)) + weight.bias_of(column);
+                let held = &mut output.row_mut(row)[column];
+                *held = if accumulate { (f64::from(*held) + product) as f32 } else { product as f32 };
+            }
+        }
+    }
+}
+
+fn dot(left: &[f32], right: &[f32]) -> f64 {
+    left.iter().zip(right).map(|(&left, &right)| f64::from(left) * f64::from(right)).sum()
+}
+
+/// The activation of a gate.
+fn activate(activation: Activation, gate: f64) -> f64 {
+    match activation {
+        Activation::Silu => gate / (1.0 + (-gate).exp()),
+        // Hendrycks and Gimpel, "Gaussian Error Linear Units": the approximation by tanh.
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044_715 * gate.powi(3));
+            0.5 * gate * (1.0 + inner.tanh())
+        }
+    }
+}
+
+/// Holds a batch to what its documentation promises. A batch that breaks it was built wrongly, so this panics.
+fn check_batch(batch: &Batch) {
+    assert_eq!(batch.positions.len(), batch.rows(), "a position for each token");
+    let mut rows = 0;
+    for sequence in &batch.sequences {
+        assert_eq!(sequence.first_row, rows, "sequences cover the batch without gaps");
+        assert!(sequence.rows > 0, "a sequence has at least one row");
+        rows += sequence.rows;
+        for (row, position) in (sequence.first_row..rows).zip(sequence.computed..) {
+            assert_eq!(batch.positions[row] as usize, position, "row {row} continues its sequence");
+        }
+    }
+    assert_eq!(rows, batch.rows(), "sequences cover the batch");
+    assert!(batch.output_rows.is_sorted(), "output rows ascend");
+    assert!(batch.output_rows.last().is_none_or(|&row| (row as usize) < rows), "output rows are rows");
+}
+
+impl Backend for ReferenceBackend {
+    type Tensor = ReferenceTensor;
+    type Vector = Vec<f32>;
+    type Linear = ReferenceLinear;
+    type Rope = RopeSpec;
+    type KvCache = ReferenceKvCache;
+
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            kind: "reference",
+            name: "scalar reference".to_owned(),
+            architecture: "scalar".to_owned(),
+            units: 1,
+        }
+    }
+
+    fn memory(&self) -> DeviceMemory {
+        memory::of_machine()
+    }
+
+    fn load_linear(
+        &mut self,
+        spec: LinearSpec,
+        parts: &[LinearPart<'_>],
+    ) -> Result<ReferenceLinear, BackendError> {
+        ReferenceLinear::load(spec, parts)
+    }
+
+    fn linear_bytes(&self, linear: &ReferenceLinear) -> usize {
+        size_of_val(&linear.values[..]) + linear.bias.as_deref().map_or(0, size_of_val)
+    }
+
+    fn load_vector(&mut self, values: &[f32]) -> Result<Vec<f32>, BackendError> {
+        Ok(values.to_vec())
+    }
+
+    fn load_rope(&mut self, spec: &RopeSpec, _max_rows: usize) -> Result<RopeSpec, BackendError> {
+        Ok(spec.clone())
+    }
+
+    fn allocate(&mut self, spec: TensorSpec) -> Result<ReferenceTensor, BackendError> {
+        let values = memory::filled("workspace", spec.rows.checked_mul(spec.columns), 0.0)?;
+        self.workspace_rows = self.workspace_rows.max(spec.rows);
+        Ok(ReferenceTensor { rows: spec.rows, columns: spec.columns, values })
+    }
+
+    fn allocate_kv_cache(&mut self, spec: &KvCacheSpec) -> Result<ReferenceKvCache, BackendError> {
+        ReferenceKvCache::allocate(spec)
+    }
+
+    fn kv_cache_types(&self) -> &'static [DataType] {
+        &[
+            DataType::F32,
+            DataType::F16,
+            DataType::BF16,
+            DataType::F8(Float8Format::E4M3),
+            DataType::F8(Float8Format::E4M3Fnuz),
+            DataType::F8(Float8Format::E5M2),
+            DataType::F8(Float8Format::E5M2Fnuz),
+        ]
+    }
+
+    fn begin_step(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        if batch.rows() > self.workspace_rows {
+            return Err(BackendError::Limit {
+                what: "the batch's number of rows",
+                value: batch.rows(),
+                limit: self.workspace_rows,
+            });
+        }
+        check_batch(batch);
+        self.batch.clone_from(batch);
+        Ok(())
+    }
+
+    fn embed(&mut self, table: &ReferenceLinear, output: &mut ReferenceTensor) -> Result<(), BackendError> {
+        assert!(
+            matches!(table.usage, LinearUse::Embed | LinearUse::EmbedAndMultiply),
+            "a weight loaded as {:?} is no table",
+            table.usage
+        );
+        output.check("the embedding's output", self.batch.rows(), table.columns);
+        for (row, &token) in self.batch.tokens.iter().enumerate() {
+            let token = token as usize;
+            if token >= table.rows {
+                return Err(BackendError::Limit { what: "a token id", value: token, limit: table.rows - 1 });
+            }
+            output.row_mut(row).copy_from_slice(table.row(token));
+        }
+        Ok(())
+    }
+
+    fn rms_norm(&mut self, operands: RmsNorm<'_, Self>) -> Result<(), BackendError> {
+        Self::normalise(self.batch.rows(), operands);
+        Ok(())
+    }
+
+    fn linear(
+        &mut self,
+        weight: &ReferenceLinear,
+        input: &ReferenceTensor,
+        output: &mut ReferenceTensor,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        Self::multiply(self.batch.rows(), weight, input, output, accumulate);
+        Ok(())
+    }
+
+    fn gated_linear(
+        &mut self,
+        weight: &ReferenceLinear,
+        activation: Activation,
+        input: &ReferenceTensor,
+        output: &mut ReferenceTensor,
+    ) -> Result<(), BackendError> {
+        assert_eq!(weight.usage, LinearUse::Gated, "gate and up must be loaded as one gated weight");
+        let features = weight.rows / 2;
+        input.check("the gated linear's input", self.batch.rows(), weight.columns);
+        output.check("the gated linear's output", self.batch.rows(), features);
+        for row in 0..self.batch.rows() {
+            let input = input.row(row);
+            for (column, output) in output.row_mut(row).iter_mut().enumerate() {
+                let gate = dot(input, weight.row(column)) + weight.bias_of(column);
+                let up = dot(input, weight.row(features + column)) + weight.bias_of(features + column);
+                *output = (activate(activation, gate) * up) as f32;
+            }
+        }
+        Ok(())
+    }
+
+    fn rotary_and_cache(
+        &mut self,
+        attention: AttentionSpec,
+        operands: RotaryAndCache<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let RotaryAndCache { qkv, query_norm, key_norm, epsilon, rope, cache } = operands;
+        let heads = attention.query_heads + 2 * cache.spec.kv_heads;
+        qkv.check("queries, keys and values", self.batch.rows(), heads * cache.spec.head_dim);
+        let options = HeadOptions {
+            query_norm: query_norm.map(Vec::as_slice),
+            key_norm: key_norm.map(Vec::as_slice),
+            epsilon,
+            rope,
+        };
+        attention::rotary_and_cache(&self.batch, attention, &options, &mut qkv.values, cache)
+    }
+
+    fn attention(
+        &mut self,
+        attention: AttentionSpec,
+        qkv: &ReferenceTensor,
+        cache: &ReferenceKvCache,
+        output: &mut ReferenceTensor,
+    ) -> Result<(), BackendError> {
+        let KvCacheSpec { kv_heads, head_dim, .. } = cache.spec;
+        let rows = self.batch.rows();
+        qkv.check("queries, keys and values", rows, (attention.query_heads + 2 * kv_heads) * head_dim);
+        output.check("attention's output", rows, attention.query_heads * head_dim);
+        attention::attend(&self.batch, attention, &qkv.values, cache, &mut output.values)
+    }
+
+    fn gather_rows(
+        &mut self,
+        selection: Range<usize>,
+        input: &ReferenceTensor,
+        output: &mut ReferenceTensor,
+    ) -> Result<(), BackendError> {
+        input.check("the rows to gather from", self.batch.rows(), output.columns);
+        output.check("the gathered rows", selection.len(), input.columns);
+        for (row, &source) in self.batch.output_rows[selection].iter().enumerate() {
+            output.row_mut(row).copy_from_slice(input.row(source as usize));
+        }
+        Ok(())
+    }
+
+    fn logits(
+        &mut self,
+        rows: usize,
+        norm: RmsNorm<'_, Self>,
+        head: &ReferenceLinear,
+        logits: &mut ReferenceTensor,
+    ) -> Result<(), BackendError> {
+        let RmsNorm { input, add, weight, epsilon, output } = norm;
+        Self::normalise(rows, RmsNorm { input, add, weight, epsilon, output });
+        Self::multiply(rows, head, output, logits, false);
+        Ok(())
+    }
+
+    fn copy_blocks(
+        &mut self,
+        cache: &mut ReferenceKvCache,
+        pairs: &[(u32, u32)],
+    ) -> Result<(), BackendError> {
+        cache.copy_blocks(pairs)
+    }
+
+    fn map_logits(
+        &mut self,
+        logits: &mut ReferenceTensor,
+        rows: usize,
+        visit: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) -> Result<(), BackendError> {
+        for row in 0..rows {
+            visit(row, logits.row_mut(row));
+        }
+        Ok(())
+    }
+
+    fn read_tensor(&mut self, tensor: &ReferenceTensor, rows: usize) -> Result<Vec<f32>, BackendError> {
+        tensor.check("the tensor to read", rows, tensor.columns);
+        Ok(tensor.values[..rows * tensor.columns].to_vec())
+    }
+
+    fn write_tensor(&mut self, tensor: &mut ReferenceTensor, values: &[f32]) -> Result<(), BackendError> {
+        let held = tensor.values.len();
+        if values.len() > held {
+            return Err(BackendError::Limit {
+                what: "the number of values",
+                value: values.len(),
+                limit: held,
+            });
+        }
+        tensor.values[..values.len()].copy_from_slice(values);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

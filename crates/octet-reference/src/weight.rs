@@ -1,0 +1,324 @@
+//! Weights: checked, rounded to the type that they are to be kept in, widened to `f32`.
+
+use half::{bf16, f16};
+use octet_backend::{BackendError, DataType, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView};
+
+use crate::memory;
+use crate::rounding::round_to;
+
+/// A weight as the reference keeps it: `f32`, scales multiplied in, `[rows, columns]`.
+#[derive(Debug)]
+pub struct ReferenceLinear {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) usage: LinearUse,
+    pub(crate) values: Vec<f32>,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+impl ReferenceLinear {
+    /// Checks and widens the parts of a linear.
+    pub(crate) fn load(spec: LinearSpec, parts: &[LinearPart<'_>]) -> Result<Self, BackendError> {
+        let columns = parts.first().map_or(0, |part| part.weight.columns);
+        let rows = parts.iter().map(|part| part.weight.rows).sum();
+        check_shapes(&spec, parts, rows, columns)?;
+        let mut values = memory::filled("a weight", usize::checked_mul(rows, columns), 0.0)?;
+        let mut first_row = 0;
+        for part in parts {
+            let end = first_row + part.weight.rows;
+            widen(spec.data_type, part, &mut values[first_row * columns..end * columns])?;
+            first_row = end;
+        }
+        let not_finite = |bias: &Vec<f32>| bias.iter().position(|value| !value.is_finite());
+        if let Some(row) = spec.bias.as_ref().and_then(not_finite) {
+            return Err(BackendError::NotFinite { row, column: 0 });
+        }
+        Ok(Self { rows, columns, usage: spec.usage, values, bias: spec.bias })
+    }
+
+    /// The weights that make output `row`, `[columns]`.
+    pub(crate) fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.columns..(row + 1) * self.columns]
+    }
+
+    /// Bias of output `row`.
+    pub(crate) fn bias_of(&self, row: usize) -> f64 {
+        self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[row]))
+    }
+}
+
+/// Fails with both shapes unless they agree.
+fn expect_shape(found: (usize, usize), expected: (usize, usize)) -> Result<(), BackendError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(BackendError::Shape {
+        found_rows: found.0,
+        found_columns: found.1,
+        expected_rows: expected.0,
+        expected_columns: expected.1,
+    })
+}
+
+fn check_shapes(
+    spec: &LinearSpec,
+    parts: &[LinearPart<'_>],
+    rows: usize,
+    columns: usize,
+) -> Result<(), BackendError> {
+    expect_shape((rows, columns), (rows.max(1), columns.max(1)))?;
+    for part in parts {
+        let view = &part.weight;
+        expect_shape((view.rows, view.columns), (view.rows.max(1), columns))?;
+        check_extent(view)?;
+        check_scales(part)?;
+    }
+    if spec.usage == LinearUse::Gated {
+        // Gate and up: two parts of one shape.
+        let each = parts[0].weight.rows;
+        expect_shape((rows, columns), (2 * each, columns))?;
+        expect_shape((parts.len(), columns), (2, columns))?;
+    }
+    match &spec.bias {
+        Some(bias) => expect_shape((bias.len(), 1), (rows, 1)),
+        None => Ok(()),
+    }
+}
+
+/// A view must hold all the rows that it claims: the last one ends at its last column, not at its stride.
+fn check_extent(view: &WeightView<'_>) -> Result<(), BackendError> {
+    let held = view.bytes.len() / view.data_type.bytes();
+    let needed = view.row_stride.checked_mul(view.rows - 1).and_then(|start| start.checked_add(view.columns));
+    if view.row_stride >= view.columns && needed.is_some_and(|needed| needed <= held) {
+        return Ok(());
+    }
+    expect_shape((held / view.row_stride.max(1), view.row_stride), (view.rows, view.columns))
+}
+
+fn check_scales(part: &LinearPart<'_>) -> Result<(), BackendError> {
+    let (rows, columns) = (part.weight.rows, part.weight.columns);
+    match part.scale {
+        WeightScale::None | WeightScale::Tensor(_) => Ok(()),
+        WeightScale::Channel(scales) => expect_shape((scales.len(), 1), (rows, 1)),
+        WeightScale::Block { scales, rows_per_block, columns_per_block } => {
+            // A block without extent cannot cover anything: the shape that it should have is the smallest block.
+            expect_shape(
+                (rows_per_block, columns_per_block),
+                (rows_per_block.max(1), columns_per_block.max(1)),
+            )?;
+            let across = columns.div_ceil(columns_per_block);
+            let expected = (rows.div_ceil(rows_per_block), across);
+            if scales.len() == expected.0 * expected.1 {
+                return Ok(());
+            }
+            expect_shape((scales.len() / across, across), expected)?;
+            // As many whole rows of scales as expected, and some more.
+            expect_shape((scales.len(), 1), (expected.0 * expected.1, 1))
+        }
+    }
+}
+
+/// Writes the values of one part, `stored * scale` each, to `output [part rows, columns]`.
+fn widen(target: DataType, part: &LinearPart<'_>, output: &mut [f32]) -> Result<(), BackendError> {
+    let view = &part.weight;
+    check_conversion(view.data_type, target)?;
+    for (row, values) in output.chunks_exact_mut(view.columns).enumerate() {
+        let bytes = view.row(row);
+        for (column, value) in values.iter_mut().enumerate() {
+            let stored = element(view.data_type, bytes, column);
+            // An FP8 code stays as it is, or becomes the FNUZ code of half the value with twice the scale: the
+            // product is the same.
+            let kept = if target.is_float8() { stored } else { round_to(target, stored) };
+            *value = kept * scale_at(&part.scale, view.columns, row, column);
+            if !value.is_finite() {
+                return Err(BackendError::NotFinite { row, column });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// FP8 stays the FP8 that it is (or its FNUZ twin); the others convert among each other.
+fn check_conversion(stored: DataType, target: DataType) -> Result<(), BackendError> {
+    let supported = match (stored, target) {
+        (DataType::F8(from), DataType::F8(to)) if from == to || from.to_fnuz() == to => return Ok(()),
+        (DataType::F8(_), _) => "the linear's own FP8 format, or the OCP format of an FNUZ linear",
+        (_, DataType::F8(_)) => "FP8 with its scales: quantise before loading",
+        _ => return Ok(()),
+    };
+    Err(BackendError::UnsupportedDataType { what: "a part of this linear", data_type: stored, supported })
+}
+
+/// One little-endian element of a row.
+fn element(data_type: DataType, row: &[u8], column: usize) -> f32 {
+    match data_type {
+        DataType::F32 => f32::from_le_bytes(bytes_at(row, column)),
+        DataType::F16 => f16::from_le_bytes(bytes_at(row, column)).to_f32(),
+        DataType::BF16 => bf16::from_le_bytes(bytes_at(row, column)).to_f32(),
+        DataType::F8(format) => format.decode(row[column]),
+    }
+}
+
+fn bytes_at<const SIZE: usize>(row: &[u8], column: usize) -> [u8; SIZE] {
+    std::array::from_fn(|byte| row[column * SIZE + byte])
+}
+
+fn scale_at(scale: &WeightScale<'_>, columns: usize, row: usize, column: usize) -> f32 {
+    match *scale {
+        WeightScale::None => 1.0,
+        WeightScale::Tensor(scale) => scale,
+        WeightScale::Channel(scales) => scales[row],
+        WeightScale::Block { scales, rows_per_block, columns_per_block } => {
+            scales[row / rows_per_block * columns.div_ceil(columns_per_block) + column / columns_per_block]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use octet_float8::Float8Format;
+
+    use super::*;
+
+    const E4M3: DataType = DataType::F8(Float8Format::E4M3);
+
+    fn spec(data_type: DataType, usage: LinearUse) -> LinearSpec {
+        LinearSpec { data_type, usage, bias: None, input_scale: None }
+    }
+
+    fn view(bytes: &[u8], data_type: DataType, rows: usize, columns: usize) -> WeightView<'_> {
+        WeightView { bytes, data_type, rows, columns, row_stride: columns }
+    }
+
+    fn bytes_of(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn load(
+        spec: LinearSpec,
+        weight: WeightView<'_>,
+        scale: WeightScale<'_>,
+    ) -> Result<Vec<f32>, BackendError> {
+        ReferenceLinear::load(spec, &[LinearPart { weight, scale }]).map(|linear| linear.values)
+    }
+
+    #[test]
+    fn parts_lie_one_after_another_and_windows_keep_their_stride() {
+        let whole = bytes_of(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let right =
+            WeightView { bytes: &whole[4..], data_type: DataType::F32, rows: 2, columns: 2, row_stride: 3 };
+        let top = WeightView { bytes: &whole, data_type: DataType::F32, rows: 1, columns: 2, row_stride: 3 };
+        let parts = [right, top].map(|weight| LinearPart { weight, scale: WeightScale::None });
+        let linear = ReferenceLinear::load(spec(DataType::F32, LinearUse::Multiply), &parts).unwrap();
+        assert_eq!((linear.rows, linear.columns), (3, 2));
+        assert_eq!(linear.values, [2.0, 3.0, 5.0, 6.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn conversion_rounds_to_the_type_that_is_kept() {
+        let bytes = bytes_of(&[1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0]);
+        let weight = view(&bytes, DataType::F32, 1, 2);
+        let narrowed = load(spec(DataType::BF16, LinearUse::Multiply), weight, WeightScale::None).unwrap();
+        assert_eq!(narrowed, [1.0, 1.015_625]);
+        let exact = load(spec(DataType::F32, LinearUse::Multiply), weight, WeightScale::None).unwrap();
+        assert_eq!(exact, [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0]);
+        // 1e6 is finite as f32 and infinite as f16.
+        let bytes = bytes_of(&[1.0, 1e6]);
+        let weight = view(&bytes, DataType::F32, 1, 2);
+        assert_eq!(
+            load(spec(DataType::F16, LinearUse::Multiply), weight, WeightScale::None),
+            Err(BackendError::NotFinite { row: 0, column: 1 })
+        );
+    }
+
+    #[test]
+    fn every_kind_of_scale_is_multiplied_in() {
+        // E4M3: 0x38 is 1, 0x40 is 2, 0xB8 is -1.
+        let codes = [0x38, 0x40, 0xB8, 0x38, 0x40, 0xB8];
+        let weight = view(&codes, E4M3, 2, 3);
+        let load = |scale| load(spec(E4M3, LinearUse::Multiply), weight, scale).unwrap();
+        assert_eq!(load(WeightScale::None), [1.0, 2.0, -1.0, 1.0, 2.0, -1.0]);
+        assert_eq!(load(WeightScale::Tensor(0.5)), [0.5, 1.0, -0.5, 0.5, 1.0, -0.5]);
+        assert_eq!(load(WeightScale::Channel(&[2.0, 3.0])), [2.0, 4.0, -2.0, 3.0, 6.0, -3.0]);
+        let block = WeightScale::Block { scales: &[2.0, 3.0], rows_per_block: 2, columns_per_block: 2 };
+        assert_eq!(load(block), [2.0, 4.0, -3.0, 2.0, 4.0, -3.0]);
+        let block =
+            WeightScale::Block { scales: &[1.0, 2.0, 3.0, 4.0], rows_per_block: 1, columns_per_block: 2 };
+        assert_eq!(load(block), [1.0, 2.0, -2.0, 3.0, 6.0, -4.0]);
+    }
+
+    #[test]
+    fn damaged_values_are_located_within_their_part() {
+        let (good, bad) = ([0x38; 4], [0x38, 0x38, 0x38, 0x7F]);
+        let parts = [good, bad];
+        let parts = parts
+            .each_ref()
+            .map(|codes| LinearPart { weight: view(codes, E4M3, 2, 2), scale: WeightScale::None });
+        let error = ReferenceLinear::load(spec(E4M3, LinearUse::Gated), &parts).unwrap_err();
+        assert_eq!(error, BackendError::NotFinite { row: 1, column: 1 });
+        let scale = WeightScale::Channel(&[1.0, f32::NAN]);
+        let error = load(spec(E4M3, LinearUse::Multiply), view(&good, E4M3, 2, 2), scale).unwrap_err();
+        assert_eq!(error, BackendError::NotFinite { row: 1, column: 0 });
+        let bias = Some(vec![0.0, f32::INFINITY]);
+        let spec = LinearSpec { bias, ..spec(E4M3, LinearUse::Multiply) };
+        let error = load(spec, view(&good, E4M3, 2, 2), WeightScale::None).unwrap_err();
+        assert_eq!(error, BackendError::NotFinite { row: 1, column: 0 });
+    }
+
+    #[test]
+    fn float8_keeps_its_format() {
+        let codes = [0x38; 4];
+        let from = |stored, target| {
+            load(spec(target, LinearUse::Multiply), view(&codes, stored, 2, 2), WeightScale::Tensor(2.0))
+        };
+        let [fnuz, e5m2] = [Float8Format::E4M3Fnuz, Float8Format::E5M2].map(DataType::F8);
+        assert_eq!(from(E4M3, fnuz).unwrap(), [2.0; 4]);
+        assert_eq!(from(fnuz, fnuz).unwrap(), [1.0; 4]);
+        for (stored, target) in [(E4M3, e5m2), (fnuz, E4M3), (E4M3, DataType::BF16)] {
+            let error = from(stored, target).unwrap_err();
+            assert!(matches!(error, BackendError::UnsupportedDataType { .. }), "{stored} {target}");
+        }
+        let bytes = bytes_of(&[1.0]);
+        let error =
+            load(spec(E4M3, LinearUse::Multiply), view(&bytes, DataType::F32, 1, 1), WeightScale::None);
+        assert!(error.unwrap_err().to_string().contains("quantise before loading"));
+    }
+
+    #[test]
+    fn shapes_that_disagree_are_refused() {
+        let bytes = bytes_of(&[1.0; 6]);
+        let part = |rows, columns| LinearPart {
+            weight: view(&bytes, DataType::F32, rows, columns),
+            scale: WeightScale::None,
+        };
+        let load = |usage, parts: &[LinearPart<'_>]| ReferenceLinear::load(spec(DataType::F32, usage), parts);
+        let shape = |found_rows, found_columns, expected_rows, expected_columns| BackendError::Shape {
+            found_rows,
+            found_columns,
+            expected_rows,
+            expected_columns,
+        };
+        let multiply = LinearUse::Multiply;
+        assert_eq!(load(multiply, &[part(3, 2), part(2, 3)]).unwrap_err(), shape(2, 3, 2, 2));
+        assert_eq!(load(multiply, &[part(4, 2)]).unwrap_err(), shape(3, 2, 4, 2));
+        assert_eq!(load(multiply, &[]).unwrap_err(), shape(0, 0, 1, 1));
+        assert_eq!(load(LinearUse::Gated, &[part(1, 2), part(2, 2)]).unwrap_err(), shape(3, 2, 2, 2));
+        assert_eq!(load(LinearUse::Gated, &[part(2, 2)]).unwrap_err(), shape(2, 2, 4, 2));
+        let with_bias = LinearSpec { bias: Some(vec![0.0; 2]), ..spec(DataType::F32, multiply) };
+        assert_eq!(ReferenceLinear::load(with_bias, &[part(3, 2)]).unwrap_err(), shape(2, 1, 3, 1));
+    }
+
+    #[test]
+    fn scales_must_cover_the_weight() {
+        let codes = [0x38; 6];
+        let load = |scale| load(spec(E4M3, LinearUse::Multiply), view(&codes, E4M3, 2, 3), scale);
+        assert!(load(WeightScale::Channel(&[1.0; 3])).is_err());
+        for (scales, rows_per_block, columns_per_block) in
+            [(3, 1, 2), (5, 1, 2), (4, 0, 2), (1, 2, 2), (4, 2, 2)]
+        {
+            let scales = &[1.0; 5][..scales];
+            let result = load(WeightScale::Block { scales, rows_per_block, columns_per_block });
+            assert!(matches!(result, Err(BackendError::Shape { .. })), "{scales:?}");
+        }
+    }
+}
