@@ -76,7 +76,7 @@ impl Candidates {
         let mut bound = floor.max(f32::MIN);
         let mut full_at = count.saturating_add(SURPLUS.max(count));
         for (index, stride) in values.chunks(STRIDE).enumerate() {
-            if !stride.iter().fold(false, |any, &value| any | (value >= bound)) {
+            if stride.iter().fold(0, |hits, &value| hits | i32::from(value >= bound)) == 0 {
                 continue;
             }
             for (offset, &value) in stride.iter().enumerate() {

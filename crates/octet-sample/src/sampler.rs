@@ -1,6 +1,6 @@
 //! The choice of one token from one row.
 
-use crate::candidates::Ties;
+use crate::candidates::{Candidates, Ties};
 use crate::logprobs::{Report, Scratch, report};
 use crate::vocabulary::{CHUNK, Weighing, maximum};
 use crate::{
@@ -9,6 +9,9 @@ use crate::{
 
 /// Below this temperature the most likely token is chosen; vLLM's bound.
 const GREEDY_BELOW: f32 = 1e-5;
+
+/// With top-p, so many best tokens are looked at first: of a trained model's row they nearly always suffice.
+const FIRST_TOP_P_CANDIDATES: usize = 1024;
 
 /// Scratch memory for sampling, one for each thread that samples. Rows leave no trace in it.
 #[derive(Debug)]
@@ -39,7 +42,7 @@ impl Sampler {
     #[must_use]
     pub fn new(vocabulary_size: usize) -> Self {
         let scratch = Scratch {
-            candidates: crate::candidates::Candidates::with_capacity(vocabulary_size),
+            candidates: Candidates::with_capacity(vocabulary_size),
             chunk_sums: Vec::with_capacity(vocabulary_size.div_ceil(CHUNK)),
         };
         Self { scratch, raw: Vec::new(), aside: Vec::new() }
@@ -136,11 +139,7 @@ impl Sampler {
         if params.top_p < 1.0 {
             let target = f64::from(params.top_p) * sum;
             if !is_listed {
-                // Were all tokens this light, they would not make up together what top-p drops: none of them can be
-                // kept. Half of that leaves room for rounding.
-                let lightest = (sum - target) / logits.len() as f64 * 0.5;
-                candidates.take_best(logits, usize::MAX, weighing.logit(lightest as f32), Ties::Keep);
-                candidates.weigh(weighing);
+                list_for_top_p(candidates, logits, weighing, (sum, target));
             }
             candidates.keep_weight(target);
         }
@@ -161,6 +160,24 @@ impl Sampler {
             *logit /= temperature;
         }
     }
+}
+
+/// Lists tokens among which are the fewest best that reach `target` of the whole `sum` of weights.
+fn list_for_top_p(
+    candidates: &mut Candidates,
+    logits: &[f32],
+    weighing: Weighing,
+    (sum, target): (f64, f64),
+) {
+    candidates.take_best(logits, FIRST_TOP_P_CANDIDATES, f32::NEG_INFINITY, Ties::LowestTokens);
+    if candidates.weigh(weighing) >= target {
+        return;
+    }
+    // Were all tokens this light, they would not make up together what top-p drops: none of them can be kept. Half of
+    // that leaves room for rounding.
+    let lightest = (sum - target) / logits.len() as f64 * 0.5;
+    candidates.take_best(logits, usize::MAX, weighing.logit(lightest as f32), Ties::Keep);
+    candidates.weigh(weighing);
 }
 
 /// The token at which the running sum of weights passes `target`, by the sums of chunks first. None if rounding put
