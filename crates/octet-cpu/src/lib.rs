@@ -2,8 +2,11 @@
 
 mod cgroup;
 mod error;
+mod isa;
 mod memory;
+mod simd;
 mod threads;
 
 pub use error::CpuError;
+pub use isa::{ISA_VARIABLE, Isa};
 pub use threads::{Pool, PoolOptions, ThreadBinding};

@@ -1,0 +1,258 @@
+//! Sixteen lanes in an array, for any processor: the twin that every other instruction set must equal to the bit.
+
+use half::{bf16, f16};
+
+use super::{Kernel, LANES, PairDot, Simd};
+
+/// Plain Rust.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portable;
+
+/// Applies a function lane by lane.
+#[inline(always)]
+fn map<T: Copy, U: Copy + Default>(values: [T; LANES], function: impl Fn(T) -> U) -> [U; LANES] {
+    let mut result = [U::default(); LANES];
+    for lane in 0..LANES {
+        result[lane] = function(values[lane]);
+    }
+    result
+}
+
+/// Applies a function of two values lane by lane.
+#[inline(always)]
+fn zip<T: Copy + Default>(left: [T; LANES], right: [T; LANES], function: impl Fn(T, T) -> T) -> [T; LANES] {
+    let mut result = [T::default(); LANES];
+    for lane in 0..LANES {
+        result[lane] = function(left[lane], right[lane]);
+    }
+    result
+}
+
+/// Folds halves onto each other until one value is left.
+#[inline(always)]
+fn fold(mut values: [f32; LANES], function: impl Fn(f32, f32) -> f32) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for lane in 0..width {
+            values[lane] = function(values[lane], values[lane + width]);
+        }
+    }
+    values[0]
+}
+
+/// Applies a function to both 16-bit halves.
+#[inline(always)]
+fn halves(bits: u32, function: impl Fn(u16) -> u16) -> u32 {
+    u32::from(function((bits & 0xFFFF) as u16)) | u32::from(function((bits >> 16) as u16)) << 16
+}
+
+impl Simd for Portable {
+    type F32 = [f32; LANES];
+    type Bits = [u32; LANES];
+
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, source: *const f32) -> Self::F32 {
+        // SAFETY: the caller's promise.
+        unsafe { source.cast::<Self::F32>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, target: *mut f32, value: Self::F32) {
+        // SAFETY: the caller's promise.
+        unsafe { target.cast::<Self::F32>().write_unaligned(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bits(self, source: *const u8) -> Self::Bits {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { source.cast::<[[u8; 4]; LANES]>().read_unaligned() };
+        map(bytes, u32::from_le_bytes)
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, source: *const u8) -> Self::F32 {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { source.cast::<[[u8; 2]; LANES]>().read_unaligned() };
+        map(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, source: *const u8) -> Self::F32 {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { source.cast::<[[u8; 2]; LANES]>().read_unaligned() };
+        map(bytes, |bytes| f16::from_le_bytes(bytes).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn load_signed_bytes(self, source: *const u8) -> Self::Bits {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { source.cast::<[i8; LANES]>().read_unaligned() };
+        map(bytes, |byte| i32::from(byte).cast_unsigned())
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _address: *const u8) {}
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F32 {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn add(self, left: Self::F32, right: Self::F32) -> Self::F32 {
+        zip(left, right, |left, right| left + right)
+    }
+
+    #[inline(always)]
+    fn subtract(self, left: Self::F32, right: Self::F32) -> Self::F32 {
+        zip(left, right, |left, right| left - right)
+    }
+
+    #[inline(always)]
+    fn multiply(self, left: Self::F32, right: Self::F32) -> Self::F32 {
+        zip(left, right, |left, right| left * right)
+    }
+
+    #[inline(always)]
+    fn divide(self, left: Self::F32, right: Self::F32) -> Self::F32 {
+        zip(left, right, |left, right| left / right)
+    }
+
+    #[inline(always)]
+    fn multiply_add(self, left: Self::F32, right: Self::F32, addend: Self::F32) -> Self::F32 {
+        let mut result = addend;
+        for lane in 0..LANES {
+            result[lane] = left[lane].mul_add(right[lane], addend[lane]);
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn min(self, left: Self::F32, right: Self::F32) -> Self::F32 {
+        zip(left, right, |left, right| if left < right { left } else { right })
+    }
+
+    #[inline(always)]
+    fn max(self, left: Self::F32, right: Self::F32) -> Self::F32 {
+        zip(left, right, |left, right| if left > right { left } else { right })
+    }
+
+    #[inline(always)]
+    fn round(self, value: Self::F32) -> Self::F32 {
+        map(value, f32::round_ties_even)
+    }
+
+    #[inline(always)]
+    fn scale_by_power_of_two(self, value: Self::F32, exponent: Self::F32) -> Self::F32 {
+        zip(value, exponent, |value, exponent| {
+            let shift = (exponent as i32) << 23;
+            f32::from_bits(value.to_bits().wrapping_add_signed(shift))
+        })
+    }
+
+    #[inline(always)]
+    fn select_less(self, left: Self::F32, right: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32 {
+        let mut result = no;
+        for lane in 0..LANES {
+            if left[lane] < right[lane] {
+                result[lane] = yes[lane];
+            }
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn reduce_add(self, value: Self::F32) -> f32 {
+        fold(value, |left, right| left + right)
+    }
+
+    #[inline(always)]
+    fn reduce_max(self, value: Self::F32) -> f32 {
+        fold(value, |left, right| if left > right { left } else { right })
+    }
+
+    #[inline(always)]
+    fn as_f32(self, bits: Self::Bits) -> Self::F32 {
+        map(bits, f32::from_bits)
+    }
+
+    #[inline(always)]
+    fn and(self, bits: Self::Bits, mask: u32) -> Self::Bits {
+        map(bits, |bits| bits & mask)
+    }
+
+    #[inline(always)]
+    fn shift_left<const COUNT: i32>(self, bits: Self::Bits) -> Self::Bits {
+        map(bits, |bits| bits << COUNT)
+    }
+
+    #[inline(always)]
+    fn shift_left_16<const COUNT: i32>(self, bits: Self::Bits) -> Self::Bits {
+        map(bits, |bits| halves(bits, |half| half << COUNT))
+    }
+
+    #[inline(always)]
+    fn shift_right_signed_16<const COUNT: i32>(self, bits: Self::Bits) -> Self::Bits {
+        map(bits, |bits| halves(bits, |half| (half.cast_signed() >> COUNT).cast_unsigned()))
+    }
+}
+
+/// Subnormal numbers become zeros of their sign.
+#[inline(always)]
+fn flush(value: f32) -> f32 {
+    if value.is_subnormal() { 0.0_f32.copysign(value) } else { value }
+}
+
+impl PairDot for Portable {
+    #[inline(always)]
+    fn dot_bf16_pairs(self, sum: Self::F32, left: Self::Bits, right: Self::Bits) -> Self::F32 {
+        let mut result = sum;
+        for lane in 0..LANES {
+            let high = |bits: u32| flush(f32::from_bits(bits & 0xFFFF_0000));
+            let low = |bits: u32| flush(f32::from_bits(bits << 16));
+            let sum = flush(high(left[lane]).mul_add(high(right[lane]), flush(sum[lane])));
+            result[lane] = flush(low(left[lane]).mul_add(low(right[lane]), sum));
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn splat_bits(self, bits: u32) -> Self::Bits {
+        [bits; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn store_bits(self, target: *mut u8, bits: Self::Bits) {
+        // SAFETY: the caller's promise.
+        unsafe { target.cast::<[[u8; 4]; LANES]>().write_unaligned(map(bits, u32::to_le_bytes)) }
+    }
+
+    #[inline(always)]
+    fn widen_float8<const E5M2: bool>(self, codes: Self::Bits) -> (Self::Bits, Self::Bits) {
+        let widen = |code: u32| u32::from(float8_to_bf16::<E5M2>((code & 0xFF) as u8));
+        let even = map(codes, |codes| widen(codes) | widen(codes >> 16) << 16);
+        let odd = map(codes, |codes| widen(codes >> 8) | widen(codes >> 24) << 16);
+        (even, odd)
+    }
+}
+
+/// One eight-bit code as the bits of a bfloat16.
+pub(super) const fn float8_to_bf16<const E5M2: bool>(code: u8) -> u16 {
+    let (mantissa_bits, bias) = if E5M2 { (2, 15) } else { (3, 7) };
+    let sign = (code as u16 & 0x80) << 8;
+    let exponent = (code as u16 & 0x7F) >> mantissa_bits;
+    let mantissa = code as u16 & ((1 << mantissa_bits) - 1);
+    if exponent != 0 {
+        return sign | (exponent + 127 - bias) << 7 | mantissa << (7 - mantissa_bits);
+    }
+    if mantissa == 0 {
+        return sign;
+    }
+    // A subnormal: its leading one becomes the implicit one.
+    let shift = mantissa.leading_zeros() as u16 - (15 - mantissa_bits);
+    let fraction = (mantissa << shift) & ((1 << mantissa_bits) - 1);
+    sign | (1 + 127 - bias - shift) << 7 | fraction << (7 - mantissa_bits)
+}
