@@ -1,6 +1,7 @@
 //! What the engine is told once, at start.
 
-use crate::error::ConfigError;
+use crate::error::{ConfigError, SubmitError};
+use crate::request::Request;
 
 /// In which order requests are served, and who gives way when blocks run out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,5 +150,18 @@ impl EngineConfig {
         } else {
             self.max_model_len.min(self.capacity_tokens())
         }
+    }
+
+    /// Refuses what could not run even alone.
+    pub(crate) fn check_request(&self, request: &Request) -> Result<(), SubmitError> {
+        let prompt_tokens = request.prompt.len();
+        let capacity_tokens = self.longest_sequence();
+        if prompt_tokens == 0 {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        if prompt_tokens + request.max_tokens.min(1) > capacity_tokens {
+            return Err(SubmitError::DoesNotFit { prompt_tokens, capacity_tokens });
+        }
+        Ok(())
     }
 }

@@ -1,12 +1,17 @@
 //! The step loop's logic, without a thread and without a clock.
 
+use std::collections::HashMap;
 use std::time::Duration;
+
+use octet_sample::SampledToken;
 
 use crate::config::EngineConfig;
 use crate::error::{ConfigError, SubmitError};
-use crate::executor::{Executor, ExecutorError};
-use crate::handle::check_request;
-use crate::request::{Request, RequestId};
+use crate::executor::{Executor, ExecutorError, OutputRow, RowOutcome, StepOutput, StepPlan};
+use crate::ledger::Ledger;
+use crate::request::{Delivery, Event, FinishReason, Request, RequestFault, RequestId};
+use crate::scheduler::Scheduler;
+use crate::sequence::{Sequence, SequenceKey};
 use crate::stats::EngineStats;
 
 /// A request that was not taken, handed back.
@@ -33,10 +38,26 @@ pub struct StepSummary {
     pub ended: usize,
 }
 
+/// How a request ends.
+enum Ending {
+    Finished(FinishReason, Option<u32>),
+    Failed(RequestFault),
+}
+
 /// Requests and an executor; [`Engine::step`] moves all of them on.
 pub struct Engine<E> {
     config: EngineConfig,
     executor: E,
+    scheduler: Scheduler,
+    ledger: Ledger,
+    keys: HashMap<RequestId, SequenceKey>,
+    plan: StepPlan,
+    output: StepOutput,
+    /// Counters; the gauges among them are filled in when they are read.
+    stats: EngineStats,
+    /// The time of the last step or submission, for events between steps.
+    now: Duration,
+    /// Set by a device fault: no request is taken any more.
     dead: bool,
 }
 
@@ -47,61 +68,299 @@ impl<E: Executor> Engine<E> {
     /// The configuration cannot work.
     pub fn new(config: EngineConfig, executor: E) -> Result<Self, ConfigError> {
         config.validate()?;
-        Ok(Self { config, executor, dead: false })
+        let stats = EngineStats {
+            capacity_blocks: config.usable_blocks(),
+            block_size: config.block_size,
+            ..EngineStats::default()
+        };
+        Ok(Self {
+            scheduler: Scheduler::new(&config),
+            ledger: Ledger::default(),
+            keys: HashMap::new(),
+            plan: StepPlan::default(),
+            output: StepOutput::default(),
+            now: Duration::ZERO,
+            dead: false,
+            config,
+            executor,
+            stats,
+        })
     }
 
-    /// Takes a request; `now` is its arrival.
+    /// Takes a request; `now` is its arrival. From here on its sink gets events, the last of them `Finished` or
+    /// `Failed`.
     ///
     /// # Errors
     /// The request, handed back, with the reason.
     pub fn submit(&mut self, request: Request, now: Duration) -> Result<(), Box<Refused>> {
-        let _ = now;
-        match check_request(&self.config, &request) {
-            Ok(()) => Err(Box::new(Refused { request, reason: SubmitError::Stopped })),
-            Err(reason) => Err(Box::new(Refused { request, reason })),
+        let id = request.id;
+        let refusal = if self.dead {
+            Some(SubmitError::Stopped)
+        } else if self.ledger.is_open(id) {
+            Some(SubmitError::DuplicateId { id: id.0 })
+        } else {
+            self.config.check_request(&request).err()
+        };
+        if let Some(reason) = refusal {
+            return Err(Box::new(Refused { request, reason }));
+        }
+        self.now = self.now.max(now);
+        let (key, sink) = self.scheduler.enqueue(request);
+        self.ledger.open(id, sink, now);
+        self.keys.insert(id, key);
+        Ok(())
+    }
+
+    /// Gives a request up: its sink gets `Finished` with `FinishReason::Abort`. An unknown id is ignored: the request
+    /// may just have ended.
+    pub fn abort(&mut self, id: RequestId) {
+        if let Some(key) = self.keys.get(&id) {
+            self.end(*key, Ending::Finished(FinishReason::Abort, None));
         }
     }
 
-    /// Gives a request up. An unknown id is ignored.
-    pub fn abort(&mut self, id: RequestId) {
-        let _ = id;
+    /// Gives all requests up.
+    pub fn abort_all(&mut self) {
+        self.ledger.ids().into_iter().for_each(|id| self.abort(id));
     }
 
-    /// Gives all requests up.
-    pub fn abort_all(&mut self) {}
-
-    /// Ends all requests with [`crate::RequestFault::EngineStopped`]; the engine takes no more.
+    /// Ends all requests with [`RequestFault::EngineStopped`]; the engine takes no more. It needs the ledger alone,
+    /// so it may follow a panic in the middle of a step.
     pub fn fail_all(&mut self) {
         self.dead = true;
+        self.keys.clear();
+        for id in self.ledger.ids() {
+            self.ledger.fail(id, RequestFault::EngineStopped);
+        }
     }
 
     /// Whether a step would do anything.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        false
+        self.ledger.len() > 0
     }
 
-    /// Plans, executes and books one step. `clock` is read at its start and at its end.
+    /// Plans, executes and books one step. `clock` is read when it starts and when the model is done. Without
+    /// requests it does nothing.
     ///
     /// # Errors
     /// The device failed; every request has had its end and the engine takes no more.
     pub fn step(&mut self, clock: &dyn Fn() -> Duration) -> Result<StepSummary, ExecutorError> {
-        let _ = (clock, &mut self.executor);
-        Ok(StepSummary::default())
+        if !self.has_work() {
+            return Ok(StepSummary::default());
+        }
+        self.now = clock();
+        self.scheduler.schedule(&mut self.plan);
+        assert!(!self.plan.batch.sequences.is_empty(), "a step with requests computes something");
+        self.start_sequences();
+        self.output.rows.clear();
+        let executed = self
+            .executor
+            .execute(&self.plan, &mut self.output)
+            .and_then(|()| check_output(&self.plan, &self.output));
+        if let Err(error) = executed {
+            self.fail_all();
+            return Err(error);
+        }
+        self.now = clock();
+        Ok(self.book())
     }
 
     /// Forgets all cached prefixes, if no sequence holds a block; says whether it did.
     pub fn reset_prefix_cache(&mut self) -> bool {
-        true
+        self.scheduler.reset_prefixes()
     }
 
     /// Numbers as of now.
     #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a fraction for people")]
     pub fn stats(&self) -> EngineStats {
+        if self.dead {
+            return self.stats;
+        }
+        let held = self.scheduler.kv().held_blocks() as f64;
         EngineStats {
-            capacity_blocks: self.config.usable_blocks(),
-            block_size: self.config.block_size,
-            ..EngineStats::default()
+            running: self.scheduler.running(),
+            waiting: self.scheduler.waiting(),
+            kv_cache_usage: held / self.stats.capacity_blocks as f64,
+            ..self.stats
+        }
+    }
+
+    /// The executor, for tests and benchmarks.
+    pub fn executor(&self) -> &E {
+        &self.executor
+    }
+
+    /// Sets up the sampling state of sequences that enter, and tells their sinks.
+    fn start_sequences(&mut self) {
+        for (key, cached_tokens) in self.scheduler.decisions.started.iter().copied() {
+            let sequence = &mut self.scheduler.sequences[key];
+            let slot = sequence.slot.expect("a sequence that starts has a slot");
+            self.executor.admit(slot, &sequence.sampling, &sequence.tokens);
+            if self.config.enable_prefix_caching && !sequence.lacks_prompt_logprobs() {
+                self.stats.prefix_cache_queries += sequence.prompt_tokens as u64;
+                self.stats.prefix_cache_hits += cached_tokens as u64;
+            }
+            sequence.abandoned = self.ledger.start(sequence.id, cached_tokens, self.now) == Delivery::Gone;
+        }
+    }
+
+    /// Books an executed step: what was computed, what was sampled, who ended.
+    fn book(&mut self) -> StepSummary {
+        let mut summary =
+            StepSummary { preempted: self.scheduler.decisions.preempted, ..StepSummary::default() };
+        // Taken and given back, so that they keep their memory.
+        let plan = std::mem::take(&mut self.plan);
+        let scheduled = std::mem::take(&mut self.scheduler.decisions.scheduled);
+        let mut rows = std::mem::take(&mut self.output.rows);
+        summary.tokens = plan.batch.rows();
+        summary.sequences = plan.batch.sequences.len();
+        let mut outcomes = rows.drain(..);
+        let mut booked = 0;
+        for (key, planned) in scheduled.iter().zip(&plan.batch.sequences) {
+            let end_row = planned.first_row + planned.rows;
+            let outputs = plan.batch.output_rows[booked..].partition_point(|row| (*row as usize) < end_row);
+            booked += outputs;
+            let ending = self.book_sequence(*key, outcomes.by_ref().take(outputs), &mut summary);
+            if let Some(ending) = ending {
+                summary.ended += 1;
+                self.end(*key, ending);
+            }
+        }
+        drop(outcomes);
+        self.output.rows = rows;
+        self.scheduler.decisions.scheduled = scheduled;
+        self.plan = plan;
+        self.stats.steps += 1;
+        self.stats.preemptions += summary.preempted as u64;
+        self.stats.generation_tokens += summary.generated as u64;
+        self.stats.iteration_tokens.observe(summary.tokens as u64);
+        self.assert_balance();
+        summary
+    }
+
+    /// Books one sequence's share of a step; returns its end, if this was it. Consumes all `outcomes`.
+    fn book_sequence(
+        &mut self,
+        key: SequenceKey,
+        outcomes: impl Iterator<Item = RowOutcome>,
+        summary: &mut StepSummary,
+    ) -> Option<Ending> {
+        let sequence = &mut self.scheduler.sequences[key];
+        sequence.computed += std::mem::take(&mut sequence.scheduled);
+        let mut ending = sequence.abandoned.then_some(Ending::Finished(FinishReason::Abort, None));
+        let mut sampled = None;
+        for outcome in outcomes {
+            match outcome {
+                RowOutcome::PromptLogprobs(logprobs) => {
+                    self.scheduler.sequences[key].prompt_logprobs.push(logprobs);
+                }
+                RowOutcome::Token(token) => sampled = Some(token),
+                RowOutcome::Fault(text) => {
+                    ending.get_or_insert(Ending::Failed(RequestFault::Output(text)));
+                    self.scheduler.distrust(key);
+                }
+            }
+        }
+        ending.or_else(|| self.complete_prompt(key)).or_else(|| {
+            sampled.and_then(|token| {
+                summary.generated += 1;
+                self.append(key, token)
+            })
+        })
+    }
+
+    /// Books the completion of the prompt, if this step was it.
+    fn complete_prompt(&mut self, key: SequenceKey) -> Option<Ending> {
+        let sequence = &mut self.scheduler.sequences[key];
+        if sequence.prompt_done || sequence.computed < sequence.prompt_tokens {
+            return None;
+        }
+        sequence.prompt_done = true;
+        self.stats.prompt_tokens += sequence.prompt_tokens as u64;
+        if sequence.sampling.prompt_logprobs.is_some() {
+            let logprobs = std::mem::take(&mut sequence.prompt_logprobs);
+            assert_eq!(
+                logprobs.len() + 1,
+                sequence.prompt_tokens,
+                "each prompt token but the first has a logprob"
+            );
+            if self.ledger.deliver(sequence.id, Event::PromptLogprobs(logprobs), self.now) == Delivery::Gone {
+                return Some(Ending::Finished(FinishReason::Abort, None));
+            }
+        }
+        (sequence.max_tokens == 0).then_some(Ending::Finished(FinishReason::Length, None))
+    }
+
+    /// Appends a sampled token, reports it, and says whether the sequence ends with it.
+    fn append(&mut self, key: SequenceKey, token: SampledToken) -> Option<Ending> {
+        let sequence = &mut self.scheduler.sequences[key];
+        let id = token.token;
+        sequence.tokens.push(id);
+        let ending = stop_reason(sequence, id, self.config.longest_sequence());
+        let delivery = self.ledger.deliver(sequence.id, Event::Token(token), self.now);
+        ending.or((delivery == Delivery::Gone).then_some(Ending::Finished(FinishReason::Abort, None)))
+    }
+
+    /// Ends a request: blocks, slot and account go back, and the sink gets its last event.
+    fn end(&mut self, key: SequenceKey, ending: Ending) {
+        let sequence = self.scheduler.remove(key);
+        self.keys.remove(&sequence.id);
+        if let Some(slot) = sequence.slot {
+            self.executor.release(slot);
+        }
+        match ending {
+            Ending::Finished(reason, stop) => self.ledger.finish(sequence.id, reason, stop, self.now),
+            Ending::Failed(fault) => self.ledger.fail(sequence.id, fault),
+        }
+    }
+
+    /// Every account has its sequence, and an idle engine holds no block.
+    fn assert_balance(&self) {
+        let inside = self.scheduler.running() + self.scheduler.waiting();
+        assert_eq!(self.ledger.len(), inside, "every account has a sequence, and the reverse");
+        assert_eq!(self.keys.len(), inside, "every sequence is known by its request's id");
+        if inside == 0 {
+            assert_eq!(self.scheduler.kv().held_blocks(), 0, "an idle engine holds no block");
+        }
+    }
+}
+
+/// Whether a sequence that now ends with `token` is done: end of sequence and stop ids count once `min_tokens` are
+/// out, then the lengths.
+fn stop_reason(sequence: &Sequence, token: u32, longest_sequence: usize) -> Option<Ending> {
+    let sampling = &sequence.sampling;
+    if sequence.generated() >= sampling.min_tokens as usize {
+        if sampling.eos_token_id == Some(token) {
+            return Some(Ending::Finished(FinishReason::Stop, None));
+        }
+        if sampling.stop_token_ids.contains(&token) {
+            return Some(Ending::Finished(FinishReason::Stop, Some(token)));
+        }
+    }
+    let full = sequence.tokens.len() >= longest_sequence || sequence.generated() >= sequence.max_tokens;
+    full.then_some(Ending::Finished(FinishReason::Length, None))
+}
+
+/// Checks that the executor answered each output in its kind: anything else is a defect that would mix up requests.
+fn check_output(plan: &StepPlan, output: &StepOutput) -> Result<(), ExecutorError> {
+    let (wanted, got) = (plan.outputs.len(), output.rows.len());
+    if wanted != got {
+        return Err(ExecutorError(format!("the plan asked for {wanted} output rows and got {got}")));
+    }
+    let fits = |(wanted, got): (&OutputRow, &RowOutcome)| {
+        matches!(
+            (wanted, got),
+            (OutputRow::Sample(_), RowOutcome::Token(_))
+                | (OutputRow::PromptLogprob { .. }, RowOutcome::PromptLogprobs(_))
+                | (_, RowOutcome::Fault(_))
+        )
+    };
+    match plan.outputs.iter().zip(&output.rows).position(|pair| !fits(pair)) {
+        None => Ok(()),
+        Some(row) => {
+            Err(ExecutorError(format!("output row {row} is not of the kind that the plan asked for")))
         }
     }
 }

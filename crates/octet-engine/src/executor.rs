@@ -23,7 +23,7 @@ pub enum OutputRow {
 }
 
 /// A step as a value. The engine refills the same plan each step; nothing in it is allocated after warm-up.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepPlan {
     /// Tokens, positions, block tables and output rows.
     pub batch: Batch,

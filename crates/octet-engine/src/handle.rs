@@ -58,7 +58,7 @@ impl EngineHandle {
     /// # Errors
     /// The queue is full, the engine is stopping, or the request could not run even alone.
     pub fn submit(&self, request: Request) -> Result<(), SubmitError> {
-        check_request(&self.core.config, &request)?;
+        self.core.config.check_request(&request)?;
         self.core.mailbox.submit(request, self.core.config.max_queued)
     }
 
@@ -100,17 +100,4 @@ impl EngineHandle {
     pub fn shutdown(&self, drain: Duration) {
         self.core.mailbox.close_admission(Some(Instant::now() + drain));
     }
-}
-
-/// Refuses what could not run even alone.
-pub(crate) fn check_request(config: &EngineConfig, request: &Request) -> Result<(), SubmitError> {
-    let prompt_tokens = request.prompt.len();
-    let capacity_tokens = config.longest_sequence();
-    if prompt_tokens == 0 {
-        return Err(SubmitError::EmptyPrompt);
-    }
-    if prompt_tokens + request.max_tokens.min(1) > capacity_tokens {
-        return Err(SubmitError::DoesNotFit { prompt_tokens, capacity_tokens });
-    }
-    Ok(())
 }

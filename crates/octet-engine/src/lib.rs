@@ -1,12 +1,19 @@
 //! Requests, scheduler, KV block pool, prefix cache and step loop. No I/O, no clock, no device.
 
+mod block_pool;
 mod config;
 mod engine;
 mod error;
 mod executor;
 mod handle;
+mod kv_blocks;
+mod ledger;
 mod mailbox;
+mod prefix_cache;
+mod queue;
 mod request;
+mod scheduler;
+mod sequence;
 mod stats;
 mod thread;
 

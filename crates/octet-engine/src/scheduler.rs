@@ -1,0 +1,319 @@
+//! Which sequences get how many tokens in which blocks. Takes no clock, does no I/O and draws no random numbers: the
+//! same submissions and outcomes lead to the same plans.
+//!
+//! The rules are those of vLLM's V1 scheduler: running sequences first, in order; whoever finds no block makes the
+//! sequence with the largest rank give way; then, unless somebody gave way, waiting requests while their whole prompt
+//! fits.
+//!
+//! Why this cannot deadlock: a request is only taken if it fits alone; whoever runs alone always gets its blocks; and
+//! when nothing runs, the next waiting request is admitted.
+
+use crate::config::{EngineConfig, SchedulingPolicy};
+use crate::executor::{OutputRow, Slot, StepPlan};
+use crate::kv_blocks::KvBlocks;
+use crate::ledger::BlockTally;
+use crate::prefix_cache::PrefixId;
+use crate::queue::{Rank, WaitingQueue};
+use crate::request::Request;
+use crate::sequence::{Arena, Sequence, SequenceKey};
+
+/// What a call of [`Scheduler::schedule`] decided besides the plan.
+#[derive(Debug, Default)]
+pub(crate) struct Decisions {
+    /// The plan's sequences, in its order. Their `scheduled` says how many tokens each gets.
+    pub(crate) scheduled: Vec<SequenceKey>,
+    /// Sequences admitted for the first time, with their tokens from the prefix cache.
+    pub(crate) started: Vec<(SequenceKey, usize)>,
+    /// Sequences that lost their blocks.
+    pub(crate) preempted: usize,
+}
+
+impl Decisions {
+    fn clear(&mut self) {
+        self.scheduled.clear();
+        self.started.clear();
+        self.preempted = 0;
+    }
+}
+
+/// All sequences, their order, and the blocks.
+pub(crate) struct Scheduler {
+    config: EngineConfig,
+    pub(crate) sequences: Arena,
+    kv: KvBlocks,
+    /// In the order of admission.
+    running: Vec<SequenceKey>,
+    /// Never admitted; they hold nothing.
+    fresh: WaitingQueue,
+    /// Gave way; they hold a slot and no blocks.
+    preempted: WaitingQueue,
+    free_slots: Vec<Slot>,
+    arrivals: u64,
+    /// Of the last step.
+    pub(crate) decisions: Decisions,
+}
+
+impl Scheduler {
+    /// Nothing to do yet.
+    pub(crate) fn new(config: &EngineConfig) -> Self {
+        let slots = u32::try_from(config.max_num_seqs).expect("slots are counted in 32 bits");
+        Self {
+            sequences: Arena::default(),
+            kv: KvBlocks::new(config),
+            running: Vec::with_capacity(config.max_num_seqs),
+            fresh: WaitingQueue::default(),
+            preempted: WaitingQueue::default(),
+            free_slots: (0..slots).rev().map(Slot).collect(),
+            arrivals: 0,
+            decisions: Decisions::default(),
+            config: config.clone(),
+        }
+    }
+
+    /// Sequences that take part in steps.
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Sequences that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.fresh.len() + self.preempted.len()
+    }
+
+    /// The blocks.
+    pub(crate) const fn kv(&self) -> &KvBlocks {
+        &self.kv
+    }
+
+    /// Forgets cached prefixes, if no sequence holds a block.
+    pub(crate) fn reset_prefixes(&mut self) -> bool {
+        self.kv.reset_prefixes()
+    }
+
+    /// Queues a request that fits alone; its sink stays with the caller.
+    pub(crate) fn enqueue(&mut self, request: Request) -> (SequenceKey, Box<dyn crate::request::EventSink>) {
+        let priority = match self.config.policy {
+            SchedulingPolicy::FirstComeFirstServed => 0,
+            SchedulingPolicy::Priority => request.priority,
+        };
+        let rank = Rank { priority, arrival: self.arrivals };
+        self.arrivals += 1;
+        let key = self.sequences.insert(Sequence {
+            id: request.id,
+            rank,
+            max_tokens: request.max_tokens,
+            cache_salt: request.cache_salt.map(Into::into),
+            prompt_tokens: request.prompt.len(),
+            tokens: request.prompt,
+            computed: 0,
+            scheduled: 0,
+            slot: None,
+            blocks: Vec::new(),
+            first_live_block: 0,
+            hashes: Vec::new(),
+            cached_blocks: 0,
+            cached_prefix: PrefixId::ROOT,
+            tally: BlockTally::default(),
+            prompt_logprobs: Vec::new(),
+            prompt_done: false,
+            abandoned: false,
+            sampling: request.sampling,
+        });
+        self.fresh.insert(rank, key);
+        (key, request.sink)
+    }
+
+    /// Takes a sequence out, wherever it is, and its blocks and slot back.
+    pub(crate) fn remove(&mut self, key: SequenceKey) -> Sequence {
+        let mut sequence = self.sequences.remove(key);
+        if let Some(position) = self.running.iter().position(|other| *other == key) {
+            self.running.remove(position);
+        } else {
+            let queue = if sequence.slot.is_some() { &mut self.preempted } else { &mut self.fresh };
+            assert!(queue.remove(sequence.rank), "a sequence that does not run waits");
+        }
+        self.kv.release_all(&mut sequence);
+        self.free_slots.extend(sequence.slot);
+        sequence
+    }
+
+    /// Makes what a sequence computed impossible to find by others.
+    pub(crate) fn distrust(&mut self, key: SequenceKey) {
+        self.kv.distrust(&self.sequences[key]);
+    }
+
+    /// Plans a step: fills `plan` and `self.decisions`.
+    pub(crate) fn schedule(&mut self, plan: &mut StepPlan) {
+        self.decisions.clear();
+        let mut budget = self.config.max_num_batched_tokens;
+        self.schedule_running(&mut budget);
+        // Only now is it settled who computes what: a sequence that was scheduled and then gave way computes nothing.
+        for key in &self.decisions.scheduled {
+            self.kv.cache_full_blocks(&mut self.sequences[*key]);
+        }
+        if self.decisions.preempted == 0 {
+            self.admit_waiting(&mut budget);
+        }
+        self.fill(plan);
+    }
+
+    /// Tokens that a sequence with `remaining` tokens to compute gets out of `budget`.
+    fn share(&self, remaining: usize, budget: usize) -> usize {
+        let threshold = match self.config.long_prefill_token_threshold {
+            0 => usize::MAX,
+            threshold => threshold,
+        };
+        remaining.min(threshold).min(budget)
+    }
+
+    fn schedule_running(&mut self, budget: &mut usize) {
+        let mut position = 0;
+        while position < self.running.len() && *budget > 0 {
+            let key = self.running[position];
+            let sequence = &mut self.sequences[key];
+            self.kv.release_passed(sequence);
+            let computed = sequence.computed;
+            let remaining = sequence.tokens.len() - computed;
+            let tokens = self.share(remaining, *budget);
+            loop {
+                if self.kv.extend(&mut self.sequences[key], computed + tokens) {
+                    self.sequences[key].scheduled = tokens;
+                    self.decisions.scheduled.push(key);
+                    *budget -= tokens;
+                    position += 1;
+                    break;
+                }
+                let victim = self.victim();
+                *budget += self.preempt(victim);
+                if victim == position {
+                    break;
+                }
+                if victim < position {
+                    position -= 1;
+                }
+            }
+        }
+    }
+
+    /// Position in `running` of the sequence with the largest rank. First come first served, that is the newest.
+    fn victim(&self) -> usize {
+        (0..self.running.len())
+            .max_by_key(|position| self.sequences[self.running[*position]].rank)
+            .expect("a sequence that finds no block runs")
+    }
+
+    /// Takes everything but its slot from the running sequence at `position`; returns the tokens that this step had
+    /// given it.
+    fn preempt(&mut self, position: usize) -> usize {
+        let key = self.running.remove(position);
+        let sequence = &mut self.sequences[key];
+        self.kv.release_all(sequence);
+        sequence.computed = 0;
+        let tokens = std::mem::take(&mut sequence.scheduled);
+        if tokens > 0 {
+            self.decisions.scheduled.retain(|other| *other != key);
+        }
+        self.preempted.insert(sequence.rank, key);
+        self.decisions.preempted += 1;
+        tokens
+    }
+
+    fn admit_waiting(&mut self, budget: &mut usize) {
+        let mut promised = self.running.iter().map(|key| self.promised_blocks(&self.sequences[*key])).sum();
+        while *budget > 0 && self.running.len() < self.config.max_num_seqs {
+            let Some((rank, key)) = self.next_waiting() else { break };
+            let Some(tokens) = self.admit(key, *budget, promised) else { break };
+            *budget -= tokens;
+            let first_time = self.sequences[key].slot.is_none();
+            let queue = if first_time { &mut self.fresh } else { &mut self.preempted };
+            assert!(queue.remove(rank), "the front of a queue is in it");
+            self.running.push(key);
+            self.decisions.scheduled.push(key);
+            if first_time {
+                let slot = self.free_slots.pop().expect("running and preempted sequences leave one");
+                let sequence = &mut self.sequences[key];
+                sequence.slot = Some(slot);
+                sequence.reserve(&self.config);
+                self.decisions.started.push((key, sequence.computed));
+            }
+            let sequence = &mut self.sequences[key];
+            self.kv.cache_full_blocks(sequence);
+            promised += self.promised_blocks(&self.sequences[key]);
+        }
+    }
+
+    /// Who is next: the smaller rank of both queues. Slots are as many as may run, and preempted sequences keep
+    /// theirs; while these have them all, they go first.
+    fn next_waiting(&self) -> Option<(Rank, SequenceKey)> {
+        match (self.preempted.front(), self.fresh.front()) {
+            (Some(old), Some(new)) if old.0 < new.0 || self.free_slots.is_empty() => Some(old),
+            (old, None) => old,
+            (_, new) => new,
+        }
+    }
+
+    /// Blocks that a running sequence will still take for the tokens that are known.
+    fn promised_blocks(&self, sequence: &Sequence) -> usize {
+        self.config.blocks_held(sequence.tokens.len()).saturating_sub(sequence.live_blocks())
+    }
+
+    /// Gives a waiting sequence its cached prefix and the blocks of its first tokens, if all of its known tokens will
+    /// fit beside what is `promised` to others; returns the number of tokens that it computes in this step.
+    fn admit(&mut self, key: SequenceKey, budget: usize, promised: usize) -> Option<usize> {
+        let sequence = &mut self.sequences[key];
+        let known = sequence.tokens.len();
+        let (cached, hit) = self.kv.find_prefix(sequence);
+        let (held, taken_from_free) = (hit.held(), hit.free);
+        let remaining = known - cached;
+        let tokens = self.share(remaining, budget);
+        if tokens < remaining && !self.config.enable_chunked_prefill {
+            return None;
+        }
+        let reserve = if self.running.is_empty() { 0 } else { self.watermark_blocks() };
+        let needed = self.config.blocks_held(known).saturating_sub(held) + taken_from_free;
+        if needed + promised + reserve > self.kv.free_blocks() {
+            return None;
+        }
+        let sequence = &mut self.sequences[key];
+        self.kv.hold_prefix(sequence);
+        assert!(self.kv.extend(sequence, cached + tokens), "the whole sequence fits, so its beginning does");
+        sequence.scheduled = tokens;
+        Some(tokens)
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a fraction of a block count is a block count"
+    )]
+    fn watermark_blocks(&self) -> usize {
+        (self.config.watermark * self.config.usable_blocks() as f64).ceil() as usize
+    }
+
+    fn fill(&self, plan: &mut StepPlan) {
+        plan.batch.clear();
+        plan.outputs.clear();
+        for key in &self.decisions.scheduled {
+            let sequence = &self.sequences[*key];
+            let slot = sequence.slot.expect("a running sequence has a slot");
+            let (start, end) = (sequence.computed, sequence.computed + sequence.scheduled);
+            let first_row = plan.batch.push_sequence(&sequence.tokens[start..end], start, &sequence.blocks);
+            let mut output = |position: usize, output: OutputRow| {
+                let row = first_row + position - start;
+                plan.batch.output_rows.push(u32::try_from(row).expect("rows are counted in 32 bits"));
+                plan.outputs.push(output);
+            };
+            if sequence.lacks_prompt_logprobs() {
+                let wanted = start.max(sequence.prompt_logprobs.len())..end.min(sequence.prompt_tokens - 1);
+                for position in wanted {
+                    let target = sequence.tokens[position + 1];
+                    output(position, OutputRow::PromptLogprob { slot, target });
+                }
+            }
+            if end == sequence.tokens.len() && sequence.max_tokens > 0 {
+                output(end - 1, OutputRow::Sample(slot));
+            }
+        }
+    }
+}
