@@ -1,0 +1,50 @@
+//! The embedding: a look-up, so to the bit.
+
+use octet_backend::{Backend, DataType, LinearUse, TensorRole};
+use octet_reference::ReferenceBackend;
+
+use crate::compare::Found;
+use crate::device::{begin_tokens, read, undefined};
+use crate::host_weight::{HostLinear, HostWeight, ScaleKind};
+use crate::random::Random;
+use crate::{Claims, WIDE_TYPES};
+
+fn run<B: Backend>(backend: &mut B, table: &HostLinear, tokens: &[u32]) -> Vec<f32> {
+    let linear = table.load(backend);
+    let mut output = undefined(backend, TensorRole::Residual, tokens.len(), table.columns());
+    begin_tokens(backend, tokens);
+    backend.embed(&linear, &mut output).expect("a look-up");
+    read(backend, &output, tokens.len())
+}
+
+/// `embed` against the reference: tied and untied tables of every type, first and last token, odd widths.
+///
+/// # Panics
+/// Where they disagree.
+pub fn embed<B: Backend>(claims: &Claims, backend: &mut B) {
+    let mut random = Random::new(7);
+    let float8 = claims.float8_weights.iter();
+    // A tied head can be kept in FP8, and then its table is.
+    let narrow = float8.flat_map(|&format| {
+        [ScaleKind::Tensor, ScaleKind::Channel, ScaleKind::Block(128, 128)]
+            .map(|scale| (DataType::F8(format), scale))
+    });
+    let kinds: Vec<(DataType, ScaleKind)> =
+        WIDE_TYPES.map(|data_type| (data_type, ScaleKind::None)).into_iter().chain(narrow).collect();
+    for kind in kinds {
+        for usage in [LinearUse::Embed, LinearUse::EmbedAndMultiply] {
+            for (vocabulary, hidden) in [(131, 80), (16, 16), (77, 517), (300, 96)] {
+                let part = HostWeight::random(&mut random, kind, vocabulary, hidden);
+                let table = HostLinear::of(part, usage);
+                let last = vocabulary as u32 - 1;
+                let mut tokens: Vec<u32> =
+                    (0..31).map(|_| (random.bits() % vocabulary as u64) as u32).collect();
+                tokens.extend([0, last, last]);
+                let expected = run(&mut ReferenceBackend::new(), &table, &tokens);
+                let output = run(backend, &table, &tokens);
+                let what = format!("embedding of [{vocabulary}, {hidden}] for {usage:?}, {kind:?}");
+                Found { what: &what, columns: hidden, values: &output }.is_exactly(&expected);
+            }
+        }
+    }
+}
