@@ -3,6 +3,7 @@
 mod cgroup;
 mod error;
 mod isa;
+mod kernels;
 mod memory;
 mod simd;
 mod threads;

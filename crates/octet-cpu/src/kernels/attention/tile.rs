@@ -1,0 +1,425 @@
+//! One tile of queries against the keys and values of one KV head.
+
+use std::ops::Range;
+
+use octet_backend::{AttentionSpec, Batch, BatchSequence, KvScale};
+
+use super::super::cache::{Layout, PANEL};
+use super::super::rows::SharedRows;
+use super::super::storage::{Storage, StoredF32};
+use super::kept::Kept;
+use super::micro::{self, ROW_COUNTS, Scores, Values, Widen};
+use super::plan::{MAX_ROWS, PARTITION, Piece, visible};
+use super::softmax::{Merge, RowState, Softmax};
+use crate::memory::AlignedBuffer;
+use crate::simd::{Kernel, Simd};
+
+/// Rows of a tile after its groups are rounded up.
+pub(super) const MAX_PADDED_ROWS: usize = MAX_ROWS + 8;
+
+/// A worker's own memory, as large as the largest tile needs.
+pub(crate) struct Scratch {
+    /// For each group `[head_dim, rows]`.
+    queries: AlignedBuffer<f32>,
+    /// For each group `[panels, rows, 16]`.
+    scores: AlignedBuffer<f32>,
+    /// Sums over one partition, for each group `[tiles, rows, 16]`.
+    part: AlignedBuffer<f32>,
+    /// Sums over the partitions so far.
+    total: AlignedBuffer<f32>,
+    /// A panel of keys or values as `f32`.
+    widened: AlignedBuffer<f32>,
+}
+
+impl Scratch {
+    /// Scratch for heads of one size.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(crate) fn allocate(layout: Layout) -> Result<Self, octet_backend::BackendError> {
+        let sums = MAX_PADDED_ROWS * layout.padded_head_dim;
+        Ok(Self {
+            queries: AlignedBuffer::zeroed(MAX_PADDED_ROWS * layout.head_dim)?,
+            scores: AlignedBuffer::zeroed(MAX_PADDED_ROWS * PARTITION)?,
+            part: AlignedBuffer::zeroed(sums)?,
+            total: AlignedBuffer::zeroed(sums)?,
+            widened: AlignedBuffer::zeroed(PANEL * layout.padded_head_dim)?,
+        })
+    }
+}
+
+/// Operands that all tiles of one operation share.
+pub(super) struct Operands<'a, K: Storage> {
+    pub(super) batch: &'a Batch,
+    pub(super) attention: AttentionSpec,
+    pub(super) layout: Layout,
+    /// The layer's keys and values.
+    pub(super) elements: &'a [K::Element],
+    pub(super) scale: KvScale,
+    /// `[rows, qkv_width]`.
+    pub(super) qkv: &'a [f32],
+    pub(super) qkv_width: usize,
+    /// `[rows, query_heads * head_dim]`.
+    pub(super) output: SharedRows<'a>,
+    /// Sums of split tiles.
+    pub(super) kept: Kept<'a>,
+    /// Rows that the inner products take at once.
+    pub(super) rows_at_once: usize,
+}
+
+impl<K: Storage> Operands<'_, K> {
+    /// Query heads that share a KV head.
+    fn group(&self) -> usize {
+        self.attention.query_heads / self.layout.kv_heads
+    }
+
+    /// Vectors of a padded head.
+    fn tiles(&self) -> usize {
+        self.layout.padded_head_dim / PANEL
+    }
+}
+
+/// Rows that the inner products take together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RowGroup {
+    /// First row within the tile.
+    first: usize,
+    /// Rows that count.
+    rows: usize,
+    /// Rows computed, one of [`ROW_COUNTS`].
+    size: usize,
+    /// Rows computed in the groups before.
+    base: usize,
+}
+
+/// Cuts the rows of a tile into groups of at most `at_once`.
+fn row_groups(rows: usize, at_once: usize) -> impl Iterator<Item = RowGroup> + Clone {
+    let mut next = RowGroup { first: 0, rows: 0, size: 0, base: 0 };
+    std::iter::from_fn(move || {
+        next.first += next.rows;
+        next.base += next.size;
+        let left = rows - next.first;
+        // The last two groups share what is left, since a single row keeps the pipeline half empty.
+        next.rows = match left {
+            0 => return None,
+            _ if left >= 2 * at_once => at_once,
+            _ if left > at_once => left.div_ceil(2),
+            _ => left,
+        };
+        next.size = ROW_COUNTS.into_iter().find(|&size| size >= next.rows).unwrap_or(next.rows);
+        Some(next)
+    })
+}
+
+/// Rows of a tile after its groups are rounded up.
+pub(super) fn padded_rows(rows: usize, at_once: usize) -> usize {
+    row_groups(rows, at_once).last().map_or(0, |group| group.base + group.size)
+}
+
+/// Computes one piece for one KV head; the last piece of a tile writes its output.
+pub(super) struct TileKernel<'a, K: Storage> {
+    pub(super) operands: &'a Operands<'a, K>,
+    pub(super) piece: &'a Piece,
+    pub(super) head: usize,
+    pub(super) scratch: &'a mut Scratch,
+}
+
+impl<K: Storage> Kernel for TileKernel<'_, K> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        Tile::new(simd, self).run();
+    }
+}
+
+/// A tile at work.
+struct Tile<'a, S: Simd, K: Storage> {
+    simd: S,
+    operands: &'a Operands<'a, K>,
+    sequence: BatchSequence,
+    table: &'a [u32],
+    piece: &'a Piece,
+    head: usize,
+    scratch: &'a mut Scratch,
+    groups: usize,
+}
+
+impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
+    #[inline(always)]
+    fn new(simd: S, kernel: TileKernel<'a, K>) -> Self {
+        let TileKernel { operands, piece, head, scratch } = kernel;
+        let sequence = operands.batch.sequences[piece.sequence];
+        let table = operands.batch.block_table(&sequence);
+        let groups = row_groups(piece.rows.len(), operands.rows_at_once).count();
+        Self { simd, operands, sequence, table, piece, head, scratch, groups }
+    }
+
+    #[inline(always)]
+    fn run(&mut self) {
+        self.pack_queries();
+        let mut totals = [RowState::EMPTY; MAX_PADDED_ROWS];
+        let mut parts = [RowState::EMPTY; MAX_PADDED_ROWS];
+        let Some(split) = &self.piece.split else {
+            for partition in self.piece.partitions.clone() {
+                let sums = self.scratch.part.as_mut_ptr();
+                self.partition(partition, sums, &mut parts);
+                self.merge(sums, &parts, &mut totals);
+            }
+            return self.write_output(&totals);
+        };
+        let kept = self.operands.kept;
+        for partition in self.piece.partitions.clone() {
+            let place = split.first_kept + partition - split.partitions.start;
+            // SAFETY: this partition of this tile and head is this piece's alone until it is counted as finished.
+            let (sums, states) = unsafe { kept.partition(self.head, place) };
+            self.partition(partition, sums, states);
+        }
+        if !kept.finish(self.head, split) {
+            return;
+        }
+        for place in 0..split.partitions.len() {
+            // SAFETY: all pieces of the tile are finished, and this one joins them.
+            let (sums, states) = unsafe { kept.partition(self.head, split.first_kept + place) };
+            self.merge(sums, states, &mut totals);
+        }
+        self.write_output(&totals);
+    }
+
+    #[inline(always)]
+    fn row_groups(&self) -> impl Iterator<Item = RowGroup> + Clone + use<S, K> {
+        row_groups(self.piece.rows.len(), self.operands.rows_at_once)
+    }
+
+    /// The positions that a row of the tile sees.
+    #[inline(always)]
+    fn visible(&self, row: usize) -> Range<usize> {
+        let position = self.sequence.computed + (self.piece.rows.start + row) / self.operands.group();
+        visible(position, self.operands.attention.sliding_window)
+    }
+
+    /// The row of the batch and the query head of a row of the tile.
+    #[inline(always)]
+    fn place(&self, row: usize) -> (usize, usize) {
+        let (row, group) = (self.piece.rows.start + row, self.operands.group());
+        (self.sequence.first_row + row / group, self.head * group + row % group)
+    }
+
+    /// Lays the queries out as the inner product reads them, `[head_dim, rows]` for each group.
+    #[inline(always)]
+    fn pack_queries(&mut self) {
+        let head_dim = self.operands.layout.head_dim;
+        for group in self.row_groups() {
+            let packed = &mut self.scratch.queries[group.base * head_dim..][..group.size * head_dim];
+            for row in 0..group.rows {
+                let position = self.piece.rows.start + group.first + row;
+                let heads = self.operands.group();
+                let batch_row = self.sequence.first_row + position / heads;
+                let query_head = self.head * heads + position % heads;
+                let start = batch_row * self.operands.qkv_width + query_head * head_dim;
+                let query = &self.operands.qkv[start..start + head_dim];
+                for (slot, &value) in packed[row..].iter_mut().step_by(group.size).zip(query) {
+                    *slot = value * K::BEFORE;
+                }
+            }
+        }
+    }
+
+    /// Start of the keys or values of a panel of the sequence.
+    #[inline(always)]
+    fn panel(&self, panel: usize, place: fn(&Layout, u32, usize, usize) -> usize) -> *const K::Element {
+        let layout = &self.operands.layout;
+        let in_block = layout.block_size / PANEL;
+        let start = place(layout, self.table[panel / in_block], self.head, panel % in_block);
+        self.operands.elements[start..].as_ptr()
+    }
+
+    /// Weights and weighted sums over one partition. States of rows that see none of it are empty.
+    #[inline(always)]
+    fn partition(&mut self, partition: usize, sums: *mut f32, states: &mut [RowState]) {
+        let rows = self.piece.rows.len();
+        let start = (partition * PARTITION).max(self.visible(0).start);
+        let end = ((partition + 1) * PARTITION).min(self.visible(rows - 1).end);
+        if start >= end {
+            return states.fill(RowState::EMPTY);
+        }
+        let panels = start / PANEL..end.div_ceil(PANEL);
+        if self.groups == 1 {
+            self.scores_of_one_group(panels.clone());
+        } else {
+            self.scores_of_groups(panels.clone());
+        }
+        for group in self.row_groups() {
+            for row in 0..group.rows {
+                let origin = panels.start * PANEL;
+                let seen = self.visible(group.first + row);
+                let seen = seen.start.max(start)..seen.end.min(end);
+                let visible = if seen.is_empty() { 0..0 } else { seen.start - origin..seen.end - origin };
+                let scores = self.scratch.scores[group.base * PARTITION + row * PANEL..].as_mut_ptr();
+                states[group.base + row] = self.simd.run(Softmax {
+                    scores,
+                    stride: group.size * PANEL,
+                    panels: panels.len(),
+                    visible,
+                    factor: K::BEFORE,
+                });
+            }
+        }
+        self.weighted_sums(start..end, panels, sums);
+    }
+
+    fn score_operands(&mut self, group: RowGroup, panel: usize) -> Scores {
+        let Operands { layout, attention, scale, .. } = self.operands;
+        let scores = group.base * PARTITION + panel * group.size * PANEL;
+        Scores {
+            queries: self.scratch.queries[group.base * layout.head_dim..].as_ptr(),
+            head_dim: layout.head_dim,
+            factor: attention.scale * scale.key * K::AFTER,
+            scores: self.scratch.scores[scores..].as_mut_ptr(),
+        }
+    }
+
+    /// Few rows: keys are widened in registers, several panels side by side.
+    #[inline(always)]
+    fn scores_of_one_group(&mut self, panels: Range<usize>) {
+        let Some(group) = self.row_groups().next() else { return };
+        let at_once = micro::panels_at_once(group.size);
+        let mut panel = panels.start;
+        while panel < panels.end {
+            let count = if panels.end - panel >= at_once { at_once } else { 1 };
+            let mut keys = [std::ptr::null(); 4];
+            for (offset, keys) in keys[..count].iter_mut().enumerate() {
+                *keys = self.panel(panel + offset, Layout::key_panel);
+            }
+            let operands = self.score_operands(group, panel - panels.start);
+            // SAFETY: the panels lie in the sequence's blocks; scratch has room for a partition of every group.
+            unsafe { micro::scores::<S, K>(self.simd, group.size, operands, &keys[..count]) };
+            panel += count;
+        }
+    }
+
+    /// Many rows: each panel is widened once.
+    #[inline(always)]
+    fn scores_of_groups(&mut self, panels: Range<usize>) {
+        for panel in panels.clone() {
+            let source = self.panel(panel, Layout::key_panel);
+            let keys = [self.widen(source, self.operands.layout.head_dim)];
+            for group in self.row_groups() {
+                let operands = self.score_operands(group, panel - panels.start);
+                // SAFETY: as above; the widened panel has a vector for each dimension.
+                unsafe { micro::scores::<S, StoredF32>(self.simd, group.size, operands, &keys) };
+            }
+        }
+    }
+
+    /// A panel as `f32`, the load's factor left in.
+    #[inline(always)]
+    fn widen(&mut self, source: *const K::Element, vectors: usize) -> *const f32 {
+        let target = self.scratch.widened.as_mut_ptr();
+        self.simd.run(Widen::<K> { source, target, vectors });
+        target
+    }
+
+    /// `sums = weights · values` over the tokens of a partition, for every group `[tiles, rows, 16]`.
+    #[inline(always)]
+    fn weighted_sums(&mut self, tokens: Range<usize>, panels: Range<usize>, sums: *mut f32) {
+        let (tiles, padded) = (self.operands.tiles(), self.operands.layout.padded_head_dim);
+        let rows = self.row_groups().map(|group| group.size).sum::<usize>();
+        // SAFETY: the sums have room for the padded rows of a tile.
+        unsafe { sums.write_bytes(0, rows * padded) };
+        for panel in panels.clone() {
+            let origin = panel * PANEL;
+            // Slots past the last token may hold anything, even NaN, which a weight of zero would not hide.
+            let tokens = tokens.start.max(origin) - origin..tokens.end.min(origin + PANEL) - origin;
+            let source = self.panel(panel, Layout::value_panel);
+            let widened = (self.groups > 1).then(|| self.widen(source, padded));
+            for group in self.row_groups() {
+                let weights = group.base * PARTITION + (panel - panels.start) * group.size * PANEL;
+                let weights = self.scratch.scores[weights..].as_ptr();
+                // SAFETY: as above.
+                let sums = unsafe { sums.add(group.base * padded) };
+                let tokens = tokens.clone();
+                // SAFETY: weights and sums are scratch of this group's shape, the values a panel of the cache or
+                // its widened copy.
+                unsafe {
+                    match widened {
+                        Some(values) => {
+                            let operands = Values { weights, values, tokens, sums, tiles };
+                            micro::values::<S, StoredF32>(self.simd, group.size, operands);
+                        }
+                        None => {
+                            let operands = Values { weights, values: source, tokens, sums, tiles };
+                            micro::values::<S, K>(self.simd, group.size, operands);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Joins a partition's sums to the total.
+    #[inline(always)]
+    fn merge(&mut self, sums: *const f32, states: &[RowState], totals: &mut [RowState]) {
+        let (tiles, padded) = (self.operands.tiles(), self.operands.layout.padded_head_dim);
+        for group in self.row_groups() {
+            for row in 0..group.rows {
+                let start = group.base * padded + row * PANEL;
+                let state = group.base + row;
+                totals[state] = self.simd.run(Merge {
+                    total: self.scratch.total[start..].as_mut_ptr(),
+                    total_state: totals[state],
+                    // SAFETY: the sums have the shape of the total.
+                    part: unsafe { sums.add(start) },
+                    part_state: states[state],
+                    stride: group.size * PANEL,
+                    tiles,
+                });
+            }
+        }
+    }
+
+    /// Divides by the sum of weights and writes the tile's part of the output.
+    #[inline(always)]
+    fn write_output(&mut self, totals: &[RowState]) {
+        let layout = self.operands.layout;
+        for group in self.row_groups() {
+            for row in 0..group.rows {
+                let (batch_row, query_head) = self.place(group.first + row);
+                let columns = query_head * layout.head_dim..(query_head + 1) * layout.head_dim;
+                // SAFETY: each row and head of the output belongs to one tile.
+                let output = unsafe { self.operands.output.part(batch_row, columns) };
+                let factor =
+                    K::AFTER * self.operands.scale.value * (K::BEFORE / totals[group.base + row].sum);
+                let start = group.base * layout.padded_head_dim + row * PANEL;
+                let sums = self.scratch.total[start..].chunks(group.size * PANEL);
+                for (output, sums) in output.chunks_mut(PANEL).zip(sums) {
+                    for (output, sum) in output.iter_mut().zip(sums) {
+                        *output = sum * factor;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_cover_the_rows_with_compiled_sizes() {
+        for at_once in [6, 12] {
+            for rows in 1..=MAX_ROWS {
+                let mut next = RowGroup { first: 0, rows: 0, size: 0, base: 0 };
+                for group in row_groups(rows, at_once) {
+                    assert_eq!((group.first, group.base), (next.first + next.rows, next.base + next.size));
+                    assert!(ROW_COUNTS.contains(&group.size) && group.size >= group.rows);
+                    assert!(group.size <= at_once);
+                    next = group;
+                }
+                assert_eq!(next.first + next.rows, rows);
+                assert!(padded_rows(rows, at_once) <= MAX_PADDED_ROWS);
+            }
+        }
+    }
+}
