@@ -108,7 +108,7 @@ def chapters(text: str) -> list[str]:
 
     def close() -> None:
         document = "\n\n".join(current)
-        if len(document) >= 600:
+        if len(document) >= 600 and not re.search(r"^(Parallels|Sources?)[.,]", document, re.M):
             documents.append(document)
         current.clear()
 
@@ -116,7 +116,7 @@ def chapters(text: str) -> list[str]:
         if not raw.strip():
             continue
         paragraph = clean_paragraph(raw)
-        if not paragraph:
+        if not paragraph or re.fullmatch(r"[\divxl. ]+", paragraph):
             continue
         if is_heading(paragraph):
             close()
