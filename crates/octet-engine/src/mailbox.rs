@@ -161,3 +161,41 @@ impl Mailbox {
         std::mem::take(&mut state.commands)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_idle_engine_sleeps_until_a_command_comes() {
+        let mailbox = Mailbox::new(EngineStats::default());
+        std::thread::scope(|scope| {
+            let (woken, wakes) = mpsc::channel();
+            let mailbox = &mailbox;
+            scope.spawn(move || {
+                let mut commands = Vec::new();
+                let wake = mailbox.take(&EngineStats::default(), &mut commands);
+                woken.send((wake, commands.len())).expect("the test waits");
+            });
+            let early = wakes.recv_timeout(Duration::from_millis(30));
+            assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout), "there is nothing to do");
+            mailbox.push(Command::Abort(RequestId(1)));
+            assert_eq!(wakes.recv_timeout(Duration::from_secs(30)), Ok((Wake::Work, 1)));
+        });
+    }
+
+    #[test]
+    fn the_earlier_deadline_holds_and_the_end_comes_when_nothing_is_left() {
+        let mailbox = Mailbox::new(EngineStats::default());
+        let busy = EngineStats { running: 1, ..EngineStats::default() };
+        let mut commands = Vec::new();
+        mailbox.close_admission(Some(Instant::now()));
+        mailbox.close_admission(Some(Instant::now() + Duration::from_secs(30)));
+        mailbox.close_admission(None);
+        assert_eq!(mailbox.take(&busy, &mut commands), Wake::DeadlinePassed);
+        assert_eq!(mailbox.take(&EngineStats::default(), &mut commands), Wake::End);
+    }
+}

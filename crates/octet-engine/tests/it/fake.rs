@@ -73,6 +73,11 @@ impl Fake {
         }
     }
 
+    /// The seed of the sequence in a slot, by which tests know it.
+    pub(crate) fn seed(&self, slot: Slot) -> u64 {
+        self.slots[&slot].sampling.seed
+    }
+
     fn place(&self, table: &[u32], position: usize) -> usize {
         let block = table[position / self.config.block_size] as usize;
         assert_ne!(block, 0, "position {position} is in the null block");

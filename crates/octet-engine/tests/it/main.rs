@@ -1,5 +1,5 @@
 //! The engine against a model of the KV cache that notices every wrong block, and against itself.
-#![allow(missing_docs)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod fake;
 mod properties;

@@ -26,7 +26,7 @@ struct Plan {
 
 #[derive(Clone, Debug)]
 enum Action {
-    Submit(Plan),
+    Submit(Box<Plan>),
     Step,
     Abort(u64),
     ResetPrefixes,
@@ -94,7 +94,7 @@ fn plan() -> impl Strategy<Value = Plan> {
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        4 => plan().prop_map(Action::Submit),
+        4 => plan().prop_map(|plan| Action::Submit(Box::new(plan))),
         10 => Just(Action::Step),
         1 => (0..40_u64).prop_map(Action::Abort),
         1 => Just(Action::ResetPrefixes),
