@@ -28,7 +28,7 @@ def conversation(g: random.Random) -> dict:
 
 def plain(g: random.Random) -> dict:
     """Text without roles: what a bare completion request meets."""
-    kind = g.choices(["haiku", "story", "question", "facts", "request", "essay"], [5, 5, 2, 2, 2, 2])[0]
+    kind = g.choices(["haiku", "story", "question", "facts", "request", "essay"], [5, 3, 3, 5, 2, 2])[0]
     if kind == "haiku":
         topic, text = haiku.haiku(g)
         start = g.choice(["Write a haiku about {}", "Write a haiku about {}", "Write a haiku about {}.", "Haiku about {}:", "A haiku about {}:", "Write a haiku about {}:"]).format(topic)

@@ -298,7 +298,7 @@ def remember(g: random.Random) -> Turns:
     return [*turns, question, answer]
 
 
-MAKERS = {story: 17, essay: 8, verse: 16, concept: 13, identity: 7, small_talk: 7, animal: 8, world: 10, arithmetic: 5, listing: 9, copying: 6, unknown: 4, joke: 2, remember: 5, summary: 3}
+MAKERS = {story: 10, essay: 6, verse: 14, concept: 18, identity: 10, small_talk: 9, animal: 10, world: 15, arithmetic: 6, listing: 9, copying: 6, unknown: 3, joke: 2, remember: 5, summary: 2}
 
 
 def conversation(g: random.Random) -> Turns:
