@@ -1,0 +1,234 @@
+//! What is meant: a model's config, checked once, with every default filled in.
+
+pub(crate) mod fields;
+mod generation;
+mod rope;
+
+use std::path::Path;
+
+use octet_backend::{Activation, DataType};
+use serde_json::{Map, Value};
+
+pub use generation::GenerationConfig;
+pub use rope::{RopeConfig, RopeScaling, Yarn};
+
+use crate::ModelError;
+use crate::families::{self, Traits};
+use fields::Fields;
+
+/// A decoder-only model as its `config.json` describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// `architectures[0]`.
+    pub architecture: String,
+    /// Rows of the embedding and of the head.
+    pub vocabulary: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the gated MLP.
+    pub intermediate: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Query heads.
+    pub query_heads: usize,
+    /// Key and value heads; divides `query_heads`.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Epsilon of every norm.
+    pub norm_epsilon: f32,
+    /// Of the MLP's gate.
+    pub activation: Activation,
+    /// Rotary embedding.
+    pub rope: RopeConfig,
+    /// The head is the embedding.
+    pub tied_embeddings: bool,
+    /// What differs between families.
+    pub traits: Traits,
+    /// Sliding window of each layer, `[layers]`.
+    pub windows: Vec<Option<usize>>,
+    /// Element type that the config names for the weights.
+    pub stored_type: Option<DataType>,
+    /// Beginning-of-sequence ids.
+    pub bos_token_ids: Vec<u32>,
+    /// End-of-sequence ids.
+    pub eos_token_ids: Vec<u32>,
+    /// `quantization_config`, as it stands in the file.
+    pub quantization: Option<Map<String, Value>>,
+}
+
+impl ModelConfig {
+    /// Reads a `config.json`.
+    ///
+    /// # Errors
+    /// No file, no JSON, an unsupported architecture, a bad field.
+    pub fn read(path: &Path) -> Result<Self, ModelError> {
+        let text = std::fs::read_to_string(path).map_err(ModelError::read("the config", path))?;
+        Self::parse(&text, path)
+    }
+
+    /// As [`ModelConfig::read`] for a text; `path` is named in errors.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
+        let json = |source| ModelError::Json { path: path.to_owned(), source };
+        let object: Map<String, Value> = serde_json::from_str(text).map_err(json)?;
+        let file = path.display().to_string();
+        Self::from_fields(&Fields::new(&file, "", &object))
+    }
+
+    fn from_fields(fields: &Fields<'_>) -> Result<Self, ModelError> {
+        let architecture = architecture(fields)?;
+        let family = families::find(architecture)?;
+        let hidden = fields.required_positive("hidden_size")?;
+        let layers = fields.required_positive("num_hidden_layers")?;
+        let query_heads = fields.required_positive("num_attention_heads")?;
+        let kv_heads = fields.positive("num_key_value_heads")?.unwrap_or(query_heads);
+        if query_heads % kv_heads != 0 {
+            let expected = format!("a divisor of num_attention_heads, which is {query_heads}");
+            return Err(fields.error("num_key_value_heads", expected));
+        }
+        let head_dim = match fields.positive("head_dim")?.or(family.head_dim) {
+            Some(head_dim) => head_dim,
+            None if hidden % query_heads == 0 => hidden / query_heads,
+            None => return Err(fields.error("hidden_size", "a multiple of num_attention_heads, or head_dim")),
+        };
+        if !head_dim.is_multiple_of(2) {
+            return Err(fields.error("head_dim", "an even number"));
+        }
+        Ok(Self {
+            architecture: architecture.to_owned(),
+            vocabulary: fields.required_positive("vocab_size")?,
+            hidden,
+            intermediate: fields.required_positive("intermediate_size")?,
+            layers,
+            query_heads,
+            kv_heads,
+            head_dim,
+            norm_epsilon: fields.positive_number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            activation: activation(fields)?,
+            rope: RopeConfig::read(fields, head_dim)?,
+            tied_embeddings: fields.flag_or("tie_word_embeddings", false)?,
+            traits: (family.traits)(fields)?,
+            windows: (family.windows)(fields, layers)?,
+            stored_type: stored_type(fields)?,
+            bos_token_ids: fields.token_ids("bos_token_id")?,
+            eos_token_ids: fields.token_ids("eos_token_id")?,
+            quantization: quantization(fields)?.cloned(),
+        })
+    }
+
+    /// Columns of the attention's fused input projection: queries, keys, values.
+    #[must_use]
+    pub const fn qkv_columns(&self) -> usize {
+        (self.query_heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Columns of the attention's output.
+    #[must_use]
+    pub const fn attention_columns(&self) -> usize {
+        self.query_heads * self.head_dim
+    }
+
+    /// Number of weights, norms and biases left out, tied embeddings counted once.
+    #[must_use]
+    pub const fn parameters(&self) -> usize {
+        let attention = (self.qkv_columns() + self.attention_columns()) * self.hidden;
+        let layer = attention + 3 * self.hidden * self.intermediate;
+        let tables = if self.tied_embeddings { 1 } else { 2 };
+        tables * self.vocabulary * self.hidden + self.layers * layer
+    }
+}
+
+fn architecture<'a>(fields: &Fields<'a>) -> Result<&'a str, ModelError> {
+    let first = fields.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
+    first
+        .ok_or_else(|| fields.error("architectures", format!("a list with one of {}", families::supported())))
+}
+
+fn activation(fields: &Fields<'_>) -> Result<Activation, ModelError> {
+    match fields.text("hidden_act")?.unwrap_or("silu") {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
+        _ => Err(fields.error("hidden_act", "one of silu, gelu_pytorch_tanh")),
+    }
+}
+
+/// transformers 4 writes `torch_dtype`, 5 writes `dtype`.
+fn stored_type(fields: &Fields<'_>) -> Result<Option<DataType>, ModelError> {
+    let key = if fields.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    let Some(name) = fields.text(key)? else { return Ok(None) };
+    match name.strip_prefix("torch.").unwrap_or(name) {
+        "float32" => Ok(Some(DataType::F32)),
+        "float16" | "half" => Ok(Some(DataType::F16)),
+        "bfloat16" => Ok(Some(DataType::BF16)),
+        // Some FP8 checkpoints name the weights' type here; the other tensors say their own.
+        other if other.starts_with("float8") => Ok(None),
+        _ => Err(fields.error(key, "one of float32, float16, bfloat16")),
+    }
+}
+
+/// Older compressed-tensors files put the block in `compression_config`.
+fn quantization<'a>(fields: &Fields<'a>) -> Result<Option<&'a Map<String, Value>>, ModelError> {
+    match fields.object("quantization_config")? {
+        Some(object) => Ok(Some(object)),
+        None => fields.object("compression_config"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use octet_backend::DataType;
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(value: &Value) -> Result<ModelConfig, ModelError> {
+        ModelConfig::parse(&value.to_string(), Path::new("config.json"))
+    }
+
+    fn llama() -> Value {
+        json!({ "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 101,
+            "max_position_embeddings": 128, "torch_dtype": "bfloat16", "eos_token_id": [1, 2] })
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let config = parse(&llama()).unwrap();
+        assert_eq!((config.head_dim, config.qkv_columns(), config.norm_epsilon), (16, 128, 1e-6));
+        assert_eq!(config.rope.theta, 10_000.0);
+        assert_eq!(config.stored_type, Some(DataType::BF16));
+        assert_eq!(config.eos_token_ids, [1, 2]);
+        assert!(!config.tied_embeddings && config.windows == [None, None]);
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused_by_key() {
+        for (key, value, message) in [
+            ("num_key_value_heads", json!(3), "num_key_value_heads is 3, expected a divisor"),
+            ("hidden_size", json!(66), "hidden_size is 66, expected a multiple of num_attention_heads"),
+            ("hidden_act", json!("relu"), "hidden_act is \"relu\", expected one of silu"),
+            (
+                "architectures",
+                json!(["MambaForCausalLM"]),
+                "MambaForCausalLM is not supported; supported: Llama",
+            ),
+            ("architectures", json!([]), "architectures is [], expected a list with one of"),
+            ("vocab_size", json!(null), "vocab_size is null, expected a positive integer"),
+            ("torch_dtype", json!("int8"), "torch_dtype is \"int8\", expected one of float32"),
+        ] {
+            let mut config = llama();
+            config[key] = value;
+            let error = parse(&config).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_json_is_refused_with_the_place() {
+        let error = ModelConfig::parse("{\"a\": }", Path::new("m/config.json")).unwrap_err().to_string();
+        assert!(error.starts_with("m/config.json is not valid JSON") && error.contains("line 1"), "{error}");
+    }
+}

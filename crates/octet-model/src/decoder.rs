@@ -1,0 +1,181 @@
+//! The one decoder: what every family here does, with their differences as options.
+//!
+//! `h += o(attention(rope(q), rope(k), v))` and `h += down(activation(gate) * up)`, each on the RMS norm of `h`.
+
+use std::ops::Range;
+
+use octet_backend::{
+    Activation, AttentionSpec, Backend, BackendError, RmsNorm, RotaryAndCache, TensorRole, TensorSpec,
+};
+
+use crate::ModelConfig;
+use crate::weights::{Packed, PackedLayer};
+
+/// A model's weights with the constants that go with them.
+pub(crate) struct Decoder<B: Backend> {
+    weights: Packed<B>,
+    attention: Vec<AttentionSpec>,
+    activation: Activation,
+    norm_epsilon: f32,
+}
+
+/// What the device computes with in a step.
+pub(crate) struct Workspace<B: Backend> {
+    /// `[tokens, hidden]`.
+    residual: B::Tensor,
+    /// `[tokens, hidden]`.
+    normed: B::Tensor,
+    /// `[tokens, (query_heads + 2 * kv_heads) * head_dim]`.
+    qkv: B::Tensor,
+    /// `[tokens, query_heads * head_dim]`.
+    attended: B::Tensor,
+    /// `[tokens, intermediate]`.
+    gated: B::Tensor,
+    /// `[logit rows, hidden]`.
+    gathered: B::Tensor,
+    /// `[logit rows, hidden]`.
+    gathered_normed: B::Tensor,
+    /// `[logit rows, vocabulary]`.
+    pub(crate) logits: B::Tensor,
+}
+
+/// The workspace's tensors, in the order of its fields.
+pub(crate) fn workspace_specs(config: &ModelConfig, tokens: usize, logit_rows: usize) -> [TensorSpec; 8] {
+    let spec = |role, rows, columns| TensorSpec { role, rows, columns };
+    [
+        spec(TensorRole::Residual, tokens, config.hidden),
+        spec(TensorRole::Activation, tokens, config.hidden),
+        spec(TensorRole::Activation, tokens, config.qkv_columns()),
+        spec(TensorRole::Activation, tokens, config.attention_columns()),
+        spec(TensorRole::Activation, tokens, config.intermediate),
+        spec(TensorRole::Residual, logit_rows, config.hidden),
+        spec(TensorRole::Activation, logit_rows, config.hidden),
+        spec(TensorRole::Logits, logit_rows, config.vocabulary),
+    ]
+}
+
+impl<B: Backend> Workspace<B> {
+    /// Allocates for steps of at most `tokens` rows, of which `logit_rows` are looked at together.
+    pub(crate) fn allocate(
+        backend: &mut B,
+        config: &ModelConfig,
+        tokens: usize,
+        logit_rows: usize,
+    ) -> Result<Self, BackendError> {
+        let mut specs = workspace_specs(config, tokens, logit_rows).into_iter();
+        let mut next = || backend.allocate(specs.next().expect("there is a spec for each field"));
+        Ok(Self {
+            residual: next()?,
+            normed: next()?,
+            qkv: next()?,
+            attended: next()?,
+            gated: next()?,
+            gathered: next()?,
+            gathered_normed: next()?,
+            logits: next()?,
+        })
+    }
+}
+
+impl<B: Backend> Decoder<B> {
+    pub(crate) fn new(config: &ModelConfig, weights: Packed<B>) -> Self {
+        let attention = config.windows.iter().enumerate().map(|(layer, &sliding_window)| AttentionSpec {
+            layer,
+            query_heads: config.query_heads,
+            scale: (config.head_dim as f32).sqrt().recip(),
+            sliding_window,
+        });
+        Self {
+            attention: attention.collect(),
+            weights,
+            activation: config.activation,
+            norm_epsilon: config.norm_epsilon,
+        }
+    }
+
+    /// Computes the batch up to the last layer: `workspace.residual` holds its output.
+    pub(crate) fn forward(
+        &self,
+        backend: &mut B,
+        rope: &B::Rope,
+        cache: &mut B::KvCache,
+        workspace: &mut Workspace<B>,
+    ) -> Result<(), BackendError> {
+        backend.embed(&self.weights.embedding, &mut workspace.residual)?;
+        for (layer, &attention) in self.weights.layers.iter().zip(&self.attention) {
+            self.attend(backend, (layer, attention), (rope, cache), workspace)?;
+            self.feed_forward(backend, layer, workspace)?;
+        }
+        Ok(())
+    }
+
+    fn attend(
+        &self,
+        backend: &mut B,
+        (layer, attention): (&PackedLayer<B>, AttentionSpec),
+        (rope, cache): (&B::Rope, &mut B::KvCache),
+        workspace: &mut Workspace<B>,
+    ) -> Result<(), BackendError> {
+        let Workspace { residual, normed, qkv, attended, .. } = workspace;
+        backend.rms_norm(RmsNorm {
+            input: residual,
+            add: None,
+            weight: &layer.input_norm,
+            epsilon: self.norm_epsilon,
+            output: normed,
+        })?;
+        backend.linear(&layer.qkv, normed, qkv, false)?;
+        backend.rotary_and_cache(
+            attention,
+            RotaryAndCache {
+                qkv,
+                query_norm: layer.query_norm.as_ref(),
+                key_norm: layer.key_norm.as_ref(),
+                epsilon: self.norm_epsilon,
+                rope,
+                cache,
+            },
+        )?;
+        backend.attention(attention, qkv, cache, attended)?;
+        backend.linear(&layer.output, attended, residual, true)
+    }
+
+    fn feed_forward(
+        &self,
+        backend: &mut B,
+        layer: &PackedLayer<B>,
+        workspace: &mut Workspace<B>,
+    ) -> Result<(), BackendError> {
+        let Workspace { residual, normed, gated, .. } = workspace;
+        backend.rms_norm(RmsNorm {
+            input: residual,
+            add: None,
+            weight: &layer.post_norm,
+            epsilon: self.norm_epsilon,
+            output: normed,
+        })?;
+        backend.gated_linear(&layer.gate_up, self.activation, normed, gated)?;
+        backend.linear(&layer.down, gated, residual, true)
+    }
+
+    /// Computes the logits of a part of the batch's output rows.
+    pub(crate) fn logits(
+        &self,
+        backend: &mut B,
+        workspace: &mut Workspace<B>,
+        selection: Range<usize>,
+    ) -> Result<(), BackendError> {
+        let Workspace { residual, gathered, gathered_normed, logits, .. } = workspace;
+        let rows = selection.len();
+        backend.gather_rows(selection, residual, gathered)?;
+        let norm = RmsNorm {
+            input: gathered,
+            add: None,
+            weight: &self.weights.final_norm,
+            epsilon: self.norm_epsilon,
+            output: gathered_normed,
+        };
+        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
+        backend.logits(rows, norm, head, logits)
+    }
+}

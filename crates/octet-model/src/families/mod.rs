@@ -1,0 +1,78 @@
+//! The families of models, each told by what it does differently from plain Llama.
+
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
+
+use crate::ModelError;
+use crate::config::fields::Fields;
+
+/// Sliding window of each layer, none for those that see everything.
+type Windows = Vec<Option<usize>>;
+
+/// One `architectures[0]`.
+pub(crate) struct Family {
+    /// As the config names it.
+    pub(crate) architecture: &'static str,
+    /// Head size where the config has none, if it is not `hidden_size / num_attention_heads`.
+    pub(crate) head_dim: Option<usize>,
+    /// Biases and norms.
+    pub(crate) traits: fn(&Fields<'_>) -> Result<Traits, ModelError>,
+    /// Sliding window of each of so many layers.
+    pub(crate) windows: fn(&Fields<'_>, usize) -> Result<Windows, ModelError>,
+}
+
+/// Options of the decoder in which families differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// Queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// The attention's output projection has a bias.
+    pub output_bias: bool,
+    /// The MLP's projections have a bias.
+    pub mlp_bias: bool,
+    /// Each query and key head is normalised before the rotation.
+    pub query_key_norm: bool,
+}
+
+const FAMILIES: [&Family; 4] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
+
+/// The family of an architecture.
+pub(crate) fn find(architecture: &str) -> Result<&'static Family, ModelError> {
+    let family = FAMILIES.into_iter().find(|family| family.architecture == architecture);
+    family.ok_or_else(|| ModelError::Unsupported {
+        what: "the architecture",
+        found: architecture.to_owned(),
+        supported: supported(),
+    })
+}
+
+/// All architectures, for messages.
+pub(crate) fn supported() -> String {
+    FAMILIES.map(|family| family.architecture).join(", ")
+}
+
+/// Windows for families whose layers all see everything.
+fn no_windows(_: &Fields<'_>, layers: usize) -> Result<Windows, ModelError> {
+    Ok(vec![None; layers])
+}
+
+/// `layer_types` of transformers 5: which layers slide, if the config lists them.
+fn sliding_layers(fields: &Fields<'_>, layers: usize) -> Result<Option<Vec<bool>>, ModelError> {
+    if fields.get("layer_types").is_none() {
+        return Ok(None);
+    }
+    let expected = format!("a list of {layers} entries, full_attention or sliding_attention");
+    let kinds = fields.texts("layer_types")?;
+    let slides = |kind: &String| match kind.as_str() {
+        "full_attention" => Some(false),
+        "sliding_attention" => Some(true),
+        _ => None,
+    };
+    let slides: Option<Vec<bool>> = kinds.iter().map(slides).collect();
+    match slides {
+        Some(slides) if slides.len() == layers => Ok(Some(slides)),
+        _ => Err(fields.error("layer_types", expected)),
+    }
+}

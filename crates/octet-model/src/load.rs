@@ -1,0 +1,353 @@
+//! The life of loading: a source becomes a folder, a config, a plan, and weights on a device.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use octet_backend::{Backend, DataType, KvCacheSpec, KvScale};
+use octet_float8::Float8Format;
+
+use crate::checkpoint::{Checkpoint, data_type, first_of, hub};
+use crate::config::{GenerationConfig, ModelConfig};
+use crate::decoder::Decoder;
+use crate::kv_scales::KvScales;
+use crate::memory::{DoesNotFit, MaxModelLen};
+use crate::options::{LoadFormat, LoadOptions, ModelSource};
+use crate::quantization::QuantizationConfig;
+use crate::runner::{Runner, RunnerLimits};
+use crate::weights::{Packed, PlanOptions, WeightPlan, pack};
+use crate::{ModelError, shapes};
+
+/// What is going on while a model is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// A file comes from the Hub.
+    Download {
+        /// Its name.
+        file: &'a str,
+        /// What has arrived of it.
+        loaded_bytes: usize,
+        /// All of it.
+        total_bytes: usize,
+    },
+    /// A linear was packed.
+    Weights {
+        /// Its name.
+        tensor: &'a str,
+        /// What is read of the checkpoint.
+        loaded_bytes: usize,
+        /// What will be read.
+        total_bytes: usize,
+    },
+}
+
+/// What a user should know although the model runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// An FP8 KV cache without scales in the checkpoint.
+    KvScalesMissing {
+        /// Layers without.
+        layers: usize,
+    },
+    /// Tensors in the checkpoint that the model has no use for.
+    UnusedTensors {
+        /// How many.
+        count: usize,
+        /// The first few names.
+        first: String,
+    },
+    /// A `float32` checkpoint is run in 16 bits.
+    RoundedToBFloat16,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KvScalesMissing { layers } => write!(
+                formatter,
+                "the checkpoint has no scales for the FP8 KV cache of {layers} layers: 1.0 is used, which may cost accuracy"
+            ),
+            Self::UnusedTensors { count, first } => write!(
+                formatter,
+                "{count} tensors of the checkpoint are of no use to this architecture: {first}"
+            ),
+            Self::RoundedToBFloat16 => formatter
+                .write_str("the checkpoint is in float32 and is run in bfloat16; --dtype float32 keeps it"),
+        }
+    }
+}
+
+/// A source, looked up: config and files, but no weights yet. Cheap; the program also uses it to see what a model is
+/// before it chooses a device.
+#[derive(Debug)]
+pub struct ResolvedModel {
+    /// The folder, unless the model is a shape.
+    pub folder: Option<PathBuf>,
+    /// The config.
+    pub config: ModelConfig,
+    /// Sampling defaults of the model's makers.
+    pub generation: GenerationConfig,
+    /// Weights are made up.
+    is_dummy: bool,
+    /// Name of the config's file, for errors.
+    file: String,
+}
+
+impl ResolvedModel {
+    /// Finds the model's files, from the Hub if they are to come from there, and reads its configs.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with a folder, the Hub, or a config.
+    pub fn new(
+        source: &ModelSource,
+        load_format: LoadFormat,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Self, ModelError> {
+        let folder = match source {
+            ModelSource::Shape(name) => {
+                return Ok(Self {
+                    folder: None,
+                    config: shapes::config(name)?,
+                    generation: GenerationConfig::default(),
+                    is_dummy: true,
+                    file: name.clone(),
+                });
+            }
+            ModelSource::Config(path) => {
+                return Ok(Self {
+                    folder: None,
+                    config: ModelConfig::read(path)?,
+                    generation: GenerationConfig::default(),
+                    is_dummy: true,
+                    file: path.display().to_string(),
+                });
+            }
+            ModelSource::Folder(folder) => folder.clone(),
+            ModelSource::Hub(model) => hub::fetch(model, load_format == LoadFormat::Dummy, progress)?,
+        };
+        let path = config_path(&folder)?;
+        Ok(Self {
+            config: ModelConfig::read(&path)?,
+            generation: GenerationConfig::read(&folder.join("generation_config.json"))?,
+            folder: Some(folder),
+            is_dummy: load_format == LoadFormat::Dummy,
+            file: path.display().to_string(),
+        })
+    }
+}
+
+fn config_path(folder: &Path) -> Result<PathBuf, ModelError> {
+    let path = folder.join("config.json");
+    if path.exists() {
+        return Ok(path);
+    }
+    let has_parameters = folder.join("params.json").exists();
+    let hint = if has_parameters {
+        "it is in Mistral's own format; use the files in Hugging Face's format"
+    } else {
+        "a model's folder holds config.json, safetensors files and a tokenizer"
+    };
+    Err(ModelError::Missing { folder: folder.to_owned(), wanted: "config.json", hint })
+}
+
+/// A model with its weights on a device, not yet given a workspace and a KV cache.
+pub struct LoadedModel<B: Backend> {
+    backend: B,
+    model: ResolvedModel,
+    weights: Packed<B>,
+    weight_type: DataType,
+    kv_type: DataType,
+    kv_scales: Vec<KvScale>,
+    max_model_len: MaxModelLen,
+    quantization: Option<&'static str>,
+    warnings: Vec<Warning>,
+}
+
+impl<B: Backend> LoadedModel<B> {
+    /// Loads a model onto a device.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with a source, a config or a checkpoint, and what the device refuses.
+    pub fn load(
+        backend: B,
+        source: &ModelSource,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Self, ModelError> {
+        let model = ResolvedModel::new(source, options.load_format, progress)?;
+        Self::load_resolved(backend, model, options, progress)
+    }
+
+    /// As [`LoadedModel::load`] for a source that was looked up before.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::load`].
+    pub fn load_resolved(
+        mut backend: B,
+        model: ResolvedModel,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Self, ModelError> {
+        let longest = model.config.rope.longest_sequence();
+        if let MaxModelLen::Tokens(asked) = options.max_model_len
+            && asked > longest
+        {
+            return Err(ModelError::TooLong { asked, limit: longest });
+        }
+        let quantization = QuantizationConfig::read(&model.config, &model.file)?;
+        if let (Some(own), true) = (&quantization, options.quantization.is_some()) {
+            let asked = "--quantization".to_owned();
+            return Err(ModelError::AlreadyQuantized { method: own.method().to_owned(), asked });
+        }
+        let checkpoint = match &model.folder {
+            Some(folder) if !model.is_dummy => Some(Checkpoint::open(folder)?),
+            _ => None,
+        };
+        let mut warnings = Vec::new();
+        let stored = stored_type(&model.config, checkpoint.as_ref());
+        let weight_type = options.weight_type.resolve(stored);
+        if stored == DataType::F32 && weight_type == DataType::BF16 {
+            warnings.push(Warning::RoundedToBFloat16);
+        }
+        let wants_float8 = quantization.as_ref().is_some_and(QuantizationConfig::wants_float8_cache);
+        let kv_type = options.kv_cache_type.resolve(weight_type, wants_float8, backend.kv_cache_types())?;
+        let plan_options = PlanOptions {
+            data_type: weight_type,
+            quantization: quantization.as_ref(),
+            online: options.quantization,
+            quantize_head: options.quantize_head,
+        };
+        let plan = WeightPlan::new(&model.config, plan_options, checkpoint.as_ref())?;
+        if !plan.unused.is_empty() {
+            let count = plan.unused.len();
+            warnings.push(Warning::UnusedTensors { count, first: first_of(plan.unused.clone()) });
+        }
+        let kv_scales = kv_scales(&model.config, kv_type, checkpoint.as_ref(), &mut warnings)?;
+        let (needed_bytes, free_bytes) = (plan.device_bytes(), backend.memory().free_bytes);
+        if needed_bytes > free_bytes {
+            return Err(ModelError::DoesNotFit(DoesNotFit::Weights { needed_bytes, free_bytes }));
+        }
+        let weights = pack(&mut backend, &plan, checkpoint.as_ref(), progress)?;
+        Ok(Self {
+            backend,
+            model,
+            weights,
+            weight_type,
+            kv_type,
+            kv_scales,
+            max_model_len: options.max_model_len,
+            quantization: quantization.as_ref().map(QuantizationConfig::method),
+            warnings,
+        })
+    }
+
+    /// The model's config.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
+    /// Sampling defaults of the model's makers.
+    #[must_use]
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.model.generation
+    }
+
+    /// The model's folder, for the tokenizer; none for a shape.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.model.folder.as_deref()
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Element type of weights that are not quantised.
+    #[must_use]
+    pub fn weight_type(&self) -> DataType {
+        self.weight_type
+    }
+
+    /// The checkpoint's own quantisation method, as `config.json` names it.
+    #[must_use]
+    pub fn quantization(&self) -> Option<&'static str> {
+        self.quantization
+    }
+
+    /// Element type of the KV cache.
+    #[must_use]
+    pub fn kv_type(&self) -> DataType {
+        self.kv_type
+    }
+
+    /// The longest sequence, as it was asked for.
+    #[must_use]
+    pub fn max_model_len(&self) -> MaxModelLen {
+        self.max_model_len
+    }
+
+    /// Bytes of all weights on the device.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes
+    }
+
+    /// What a user should know.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// Allocates workspace and KV cache: the model is then ready to run. Limits usually come from
+    /// [`LoadedModel::plan_memory`].
+    ///
+    /// # Errors
+    /// What the device refuses.
+    pub fn into_runner(self, limits: RunnerLimits) -> Result<Runner<B>, ModelError> {
+        let config = self.model.config;
+        let cache = KvCacheSpec {
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            block_size: limits.block_size,
+            blocks: limits.num_blocks,
+            data_type: self.kv_type,
+            scales: self.kv_scales,
+        };
+        let decoder = Decoder::new(&config, self.weights);
+        Runner::new(self.backend, &config, decoder, limits, &cache)
+    }
+}
+
+/// What the config names, else what the embedding is stored in.
+fn stored_type(config: &ModelConfig, checkpoint: Option<&Checkpoint>) -> DataType {
+    let embedding = checkpoint.and_then(|checkpoint| checkpoint.tensor("model.embed_tokens.weight"));
+    let of_embedding = embedding.and_then(|tensor| data_type(tensor.element));
+    config.stored_type.or(of_embedding).unwrap_or(DataType::BF16)
+}
+
+/// Scales of the KV cache: those of the checkpoint for E4M3, doubled for FNUZ; 1.0 for everything else.
+fn kv_scales(
+    config: &ModelConfig,
+    kv_type: DataType,
+    checkpoint: Option<&Checkpoint>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<KvScale>, ModelError> {
+    let DataType::F8(format @ (Float8Format::E4M3 | Float8Format::E4M3Fnuz)) = kv_type else {
+        return Ok(vec![KvScale::ONE; config.layers]);
+    };
+    let mut found = KvScales::default();
+    if let Some(checkpoint) = checkpoint {
+        for name in checkpoint.names().filter(|name| KvScales::wants(name)) {
+            let tensor = checkpoint.tensor(name).expect("the name is one of the checkpoint's own");
+            found.insert(name, &checkpoint.read_numbers(name, tensor)?);
+        }
+    }
+    let resolved = found.resolve(config.layers, format.is_fnuz());
+    if resolved.layers_without > 0 {
+        warnings.push(Warning::KvScalesMissing { layers: resolved.layers_without });
+    }
+    Ok(resolved.scales)
+}

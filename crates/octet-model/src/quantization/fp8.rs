@@ -1,0 +1,45 @@
+//! `quant_method: "fp8"`: AutoFP8, DeepSeek-V3's and Qwen3-FP8's layout.
+
+use super::{ActivationScheme, Granularity, LinearScheme, block};
+use crate::ModelError;
+use crate::config::fields::Fields;
+
+/// The layout's rules.
+#[derive(Clone, Debug)]
+pub(crate) struct Fp8 {
+    scheme: LinearScheme,
+    /// Full names of modules that stay in 16 bits.
+    ignored: Vec<String>,
+}
+
+impl Fp8 {
+    pub(super) fn read(fields: &Fields<'_>) -> Result<Self, ModelError> {
+        let activation = match fields.text("activation_scheme")? {
+            Some("static") => ActivationScheme::Static,
+            Some("dynamic") => ActivationScheme::Dynamic,
+            _ => return Err(fields.error("activation_scheme", "\"static\" or \"dynamic\"")),
+        };
+        let granularity = block(fields, "weight_block_size")?.unwrap_or(Granularity::Tensor);
+        if granularity != Granularity::Tensor && activation == ActivationScheme::Static {
+            return Err(fields.error("activation_scheme", "\"dynamic\", because weight_block_size is set"));
+        }
+        if let Some(format) = fields.text("fmt")?
+            && format != "e4m3"
+        {
+            return Err(fields.error("fmt", "\"e4m3\""));
+        }
+        let mut ignored = fields.texts("ignored_layers")?;
+        if ignored.is_empty() {
+            ignored = fields.texts("modules_to_not_convert")?;
+        }
+        Ok(Self { scheme: LinearScheme::Float8 { granularity, activation }, ignored })
+    }
+
+    pub(super) fn ignores(&self, name: &str) -> bool {
+        self.ignored.iter().any(|ignored| ignored == name)
+    }
+
+    pub(super) fn scheme(&self, name: &str) -> LinearScheme {
+        if self.ignores(name) { LinearScheme::Plain } else { self.scheme }
+    }
+}

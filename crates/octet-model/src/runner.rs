@@ -1,0 +1,269 @@
+//! Runs plans: the decoder on a device, and sampling of its logits.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use octet_backend::{Backend, BackendError, Batch, KvCacheSpec, SampleRow, StepKey};
+use octet_engine::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
+use octet_sample::{SampleError, SampledToken, Sampler, SamplingParams, SequenceState};
+
+use crate::decoder::{Decoder, Workspace};
+use crate::{ModelConfig, ModelError};
+
+/// What a runner is built for; all memory is allocated for it at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunnerLimits {
+    /// The most tokens in a step.
+    pub max_batched_tokens: usize,
+    /// The most sequences in a step.
+    pub max_sequences: usize,
+    /// The longest sequence, for rotary embeddings that depend on it.
+    pub max_model_len: usize,
+    /// Tokens in a block of the KV cache.
+    pub block_size: usize,
+    /// Blocks, the null block included.
+    pub num_blocks: usize,
+}
+
+/// Logits take at most this much at a time, unless one row is larger.
+const LOGITS_BYTES_MAX: usize = 64 << 20;
+
+/// How many rows of logits are computed together: more than these are done in pieces.
+#[must_use]
+pub(crate) fn logit_rows(config: &ModelConfig, limits: &RunnerLimits) -> usize {
+    let affordable = LOGITS_BYTES_MAX / (config.vocabulary * size_of::<f32>());
+    affordable.clamp(1, limits.max_sequences.max(16)).min(limits.max_batched_tokens.max(1))
+}
+
+/// A model on a device, ready to run steps: the engine's executor.
+pub struct Runner<B: Backend> {
+    backend: B,
+    decoder: Decoder<B>,
+    rope: B::Rope,
+    cache: B::KvCache,
+    workspace: Workspace<B>,
+    sampling: Sampling,
+    /// Rows of logits computed together.
+    logit_rows: usize,
+    /// Whether the device samples simple rows; asked once.
+    device_samples: bool,
+    device_rows: Vec<SampleRow>,
+    device_tokens: Vec<u32>,
+}
+
+/// What sampling on the host needs, so made that rows can be sampled by several threads at once.
+struct Sampling {
+    /// By slot. A step has at most one row to sample for each.
+    sequences: Vec<Mutex<Option<SequenceState>>>,
+    /// Scratch memory, one more than the device has threads, so that one is always free.
+    samplers: Vec<Mutex<Sampler>>,
+    /// By row of the piece that is being sampled.
+    outcomes: Vec<Mutex<Option<RowOutcome>>>,
+}
+
+impl<B: Backend> Runner<B> {
+    pub(crate) fn new(
+        mut backend: B,
+        config: &ModelConfig,
+        decoder: Decoder<B>,
+        limits: RunnerLimits,
+        cache: &KvCacheSpec,
+    ) -> Result<Self, ModelError> {
+        let logit_rows = logit_rows(config, &limits);
+        let rope = backend
+            .load_rope(&config.rope.spec(limits.max_model_len), limits.max_batched_tokens)
+            .map_err(ModelError::backend("the rotary embedding"))?;
+        let workspace = Workspace::allocate(&mut backend, config, limits.max_batched_tokens, logit_rows)
+            .map_err(ModelError::backend("the workspace"))?;
+        let cache = backend.allocate_kv_cache(cache).map_err(ModelError::backend("the KV cache"))?;
+        let threads = backend.info().units.max(1) + 1;
+        let sampling = Sampling {
+            sequences: (0..limits.max_sequences).map(|_| Mutex::new(None)).collect(),
+            samplers: (0..threads).map(|_| Mutex::new(Sampler::new(config.vocabulary))).collect(),
+            outcomes: (0..logit_rows).map(|_| Mutex::new(None)).collect(),
+        };
+        Ok(Self {
+            backend,
+            decoder,
+            rope,
+            cache,
+            workspace,
+            sampling,
+            logit_rows,
+            device_samples: true,
+            device_rows: Vec::with_capacity(logit_rows),
+            device_tokens: Vec::with_capacity(logit_rows),
+        })
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Runs a batch and returns the logits of its output rows, `[output rows, vocabulary]`: for self-tests,
+    /// calibration and comparison with other implementations.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, BackendError> {
+        let mut all = Vec::new();
+        let mut pieces = pieces(batch.output_rows.len(), self.logit_rows);
+        let mut piece = pieces.next().unwrap_or(0..0);
+        self.step(batch, piece.clone())?;
+        while !piece.is_empty() {
+            all.extend(self.backend.read_tensor(&self.workspace.logits, piece.len())?);
+            piece = pieces.next().unwrap_or(0..0);
+            if !piece.is_empty() {
+                self.decoder.logits(&mut self.backend, &mut self.workspace, piece.clone())?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Computes a batch, and the logits of the first piece of its output rows in the same recorded step.
+    fn step(&mut self, batch: &Batch, piece: Range<usize>) -> Result<(), BackendError> {
+        let Self { backend, decoder, rope, cache, workspace, .. } = self;
+        backend.begin_step(batch)?;
+        backend.run_step(StepKey::of(batch), &mut |backend| {
+            decoder.forward(backend, rope, cache, workspace)?;
+            if piece.is_empty() { Ok(()) } else { decoder.logits(backend, workspace, piece.clone()) }
+        })
+    }
+
+    /// Turns a piece's logits into outcomes.
+    fn sample(&mut self, rows: &[OutputRow], output: &mut StepOutput) -> Result<(), BackendError> {
+        if self.device_samples && self.sampling.describe(rows, &mut self.device_rows) {
+            self.device_tokens.clear();
+            self.device_tokens.resize(rows.len(), 0);
+            let Self { backend, workspace, device_rows, device_tokens, .. } = self;
+            self.device_samples = backend.sample(&mut workspace.logits, device_rows, device_tokens)?;
+            if self.device_samples {
+                self.sampling.book(rows, &self.device_tokens, output);
+                return Ok(());
+            }
+        }
+        let sampling = &self.sampling;
+        self.backend.map_logits(&mut self.workspace.logits, rows.len(), &|row, logits| {
+            let outcome = sampling.sample(rows[row], logits);
+            *lock(&sampling.outcomes[row]) = Some(outcome);
+        })?;
+        for outcome in &self.sampling.outcomes[..rows.len()] {
+            let outcome = lock(outcome).take();
+            output
+                .rows
+                .push(outcome.unwrap_or_else(|| RowOutcome::Fault("the device skipped a row".to_owned())));
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, plan: &StepPlan, output: &mut StepOutput) -> Result<(), BackendError> {
+        if plan.batch.rows() == 0 {
+            return Ok(());
+        }
+        let mut pieces = pieces(plan.outputs.len(), self.logit_rows);
+        let first = pieces.next().unwrap_or(0..0);
+        self.step(&plan.batch, first.clone())?;
+        if !first.is_empty() {
+            self.sample(&plan.outputs[first], output)?;
+        }
+        for piece in pieces {
+            self.decoder.logits(&mut self.backend, &mut self.workspace, piece.clone())?;
+            self.sample(&plan.outputs[piece], output)?;
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Executor for Runner<B> {
+    fn admit(&mut self, slot: Slot, sampling: &SamplingParams, prompt: &[u32]) {
+        let slot = slot.0 as usize;
+        // Preempted sequences keep their slots, so there may be more slots than sequences in a step.
+        while self.sampling.sequences.len() <= slot {
+            self.sampling.sequences.push(Mutex::new(None));
+        }
+        *lock(&self.sampling.sequences[slot]) = Some(SequenceState::new(sampling, prompt));
+    }
+
+    fn release(&mut self, slot: Slot) {
+        if let Some(sequence) = self.sampling.sequences.get(slot.0 as usize) {
+            *lock(sequence) = None;
+        }
+    }
+
+    fn execute(&mut self, plan: &StepPlan, output: &mut StepOutput) -> Result<(), ExecutorError> {
+        output.rows.clear();
+        self.run(plan, output).map_err(|error| ExecutorError(error.to_string()))
+    }
+}
+
+impl Sampling {
+    /// Describes rows for the device; false if one of them needs the host.
+    fn describe(&self, rows: &[OutputRow], described: &mut Vec<SampleRow>) -> bool {
+        described.clear();
+        rows.iter().all(|row| {
+            let OutputRow::Sample(slot) = row else { return false };
+            let sequence = self.sequence(*slot);
+            let Some(sequence) = sequence.as_ref() else { return false };
+            let params = sequence.params();
+            described.push(SampleRow {
+                temperature: params.temperature,
+                top_k: params.top_k,
+                top_p: params.top_p,
+                seed: params.seed,
+                counter: sequence.generated(),
+            });
+            !sequence.changes_logits() && params.min_p == 0.0 && params.logprobs.is_none()
+        })
+    }
+
+    /// Books what the device sampled.
+    fn book(&self, rows: &[OutputRow], tokens: &[u32], output: &mut StepOutput) {
+        for (row, &token) in rows.iter().zip(tokens) {
+            if let OutputRow::Sample(slot) = row
+                && let Some(sequence) = self.sequence(*slot).as_mut()
+            {
+                sequence.record(token);
+            }
+            output.rows.push(RowOutcome::Token(SampledToken { token, logprobs: None }));
+        }
+    }
+
+    /// Turns one row into its outcome. A fault stays with the row.
+    fn sample(&self, row: OutputRow, logits: &mut [f32]) -> RowOutcome {
+        let (OutputRow::Sample(slot) | OutputRow::PromptLogprob { slot, .. }) = row;
+        let mut sequence = self.sequence(slot);
+        let Some(sequence) = sequence.as_mut() else {
+            return RowOutcome::Fault(format!("slot {} was not admitted", slot.0));
+        };
+        let mut sampler = self.sampler();
+        let outcome = match row {
+            OutputRow::Sample(_) => sampler.sample(sequence, logits).map(RowOutcome::Token),
+            OutputRow::PromptLogprob { target, .. } => {
+                sampler.prompt_logprobs(sequence.params(), logits, target).map(RowOutcome::PromptLogprobs)
+            }
+        };
+        outcome.unwrap_or_else(|error: SampleError| RowOutcome::Fault(error.to_string()))
+    }
+
+    fn sequence(&self, slot: Slot) -> MutexGuard<'_, Option<SequenceState>> {
+        lock(&self.sequences[slot.0 as usize])
+    }
+
+    /// Scratch memory that no other thread uses now.
+    fn sampler(&self) -> MutexGuard<'_, Sampler> {
+        let free = self.samplers.iter().find_map(|sampler| sampler.try_lock().ok());
+        free.unwrap_or_else(|| lock(&self.samplers[0]))
+    }
+}
+
+/// Output rows in pieces of at most `size`.
+fn pieces(rows: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(size).map(move |start| start..rows.min(start + size))
+}
+
+/// A panic while sampling a row leaves nothing half done that a later row would read.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,8 @@
+//! From a checkpoint to packed weights: a plan first, checked as a whole, then the reading and packing.
+
+mod fetch;
+mod pack;
+mod plan;
+
+pub(crate) use pack::{Packed, PackedLayer, pack};
+pub(crate) use plan::{PlanOptions, WeightPlan};
