@@ -1,0 +1,179 @@
+//! From checked options to a plan for the engine and the shape of the answer. Tokenises: runs off the threads that
+//! serve connections.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use octet_sample::LogprobCount;
+use octet_text::StreamOptions;
+
+use super::types::CompletionFields;
+use super::validate::{CompletionOptions, Prompts, validate};
+use crate::error::ApiError;
+use crate::generation::{GenerationPlan, SequencePlan};
+use crate::json::decode;
+use crate::logprobs::TokenNames;
+use crate::parameters::{self, LogprobWishes, OutputRules, ParameterFields, Parameters, StreamUsage};
+use crate::request_id::ClientId;
+use crate::state::{App, unix_seconds};
+
+/// `max_tokens` of a request that does not say: OpenAI's.
+const DEFAULT_MAX_TOKENS: usize = 16;
+
+/// What the answer looks like, apart from what is generated.
+pub(crate) struct Shape {
+    pub(crate) id: String,
+    pub(crate) created: u64,
+    pub(crate) model: String,
+    pub(crate) n: usize,
+    pub(crate) names: TokenNames,
+    pub(crate) prompts: Vec<PromptShape>,
+    pub(crate) echo: bool,
+    pub(crate) logprobs: Option<LogprobCount>,
+    pub(crate) show_prompt_logprobs: bool,
+    pub(crate) return_token_ids: bool,
+    pub(crate) prompt_tokens_details: bool,
+    pub(crate) stream: Option<StreamUsage>,
+}
+
+/// A prompt as the answer may show it.
+pub(crate) struct PromptShape {
+    pub(crate) tokens: Arc<[u32]>,
+    /// Its text, if it is echoed.
+    pub(crate) text: Option<String>,
+}
+
+/// Decodes, checks and tokenises a body.
+pub(crate) fn prepare(
+    app: &App,
+    body: &str,
+    client: &ClientId,
+    arrived: Instant,
+) -> Result<(GenerationPlan, Shape), ApiError> {
+    let fields: CompletionFields = decode(body)?;
+    let shared: ParameterFields = decode(body)?;
+    app.check_model(shared.model.as_deref())?;
+    let rules = app.rules();
+    let parameters = parameters::validate(&shared, &rules)?;
+    let options = validate(fields, &rules)?;
+    let prompts = prompts(app, &options, &parameters)?;
+    let plan = plan(app, &options, &parameters, &prompts, arrived)?;
+    let shape = Shape {
+        id: client.response_id("cmpl", parameters.request_id.as_deref()),
+        created: unix_seconds(),
+        model: app.model.name().to_owned(),
+        n: parameters.n,
+        names: TokenNames::new(Arc::clone(&app.model.tokenizer), parameters.tokens_as_token_ids),
+        prompts,
+        echo: options.echo,
+        logprobs: options.logprobs,
+        show_prompt_logprobs: parameters.sampling.prompt_logprobs.is_some(),
+        return_token_ids: parameters.return_token_ids,
+        prompt_tokens_details: app.config.responses.prompt_tokens_details,
+        stream: parameters.stream,
+    };
+    Ok((plan, shape))
+}
+
+fn output_rules(app: &App, options: &CompletionOptions) -> OutputRules {
+    OutputRules {
+        max_model_len: app.model.max_model_len,
+        requested: options.max_tokens,
+        default: Some(DEFAULT_MAX_TOKENS),
+        cap: app.config.generation_defaults.max_new_tokens,
+    }
+}
+
+/// Tokenises and truncates.
+fn prompts(
+    app: &App,
+    options: &CompletionOptions,
+    parameters: &Parameters,
+) -> Result<Vec<PromptShape>, ApiError> {
+    let tokenizer = &app.model.tokenizer;
+    let count = match &options.prompts {
+        Prompts::Texts(texts) => texts.len(),
+        Prompts::Tokens(prompts) => prompts.len(),
+    };
+    let max = app.config.limits.max_sequences;
+    if count.saturating_mul(parameters.n) > max {
+        let message = format!(
+            "{count} prompts with n = {} are {} sequences; one request can have at most {max}",
+            parameters.n,
+            count * parameters.n
+        );
+        return Err(ApiError::invalid("prompt", message));
+    }
+    let rules = output_rules(app, options);
+    let bos = tokenizer.bos().map(|token| token.id);
+    let finish = |mut tokens: Vec<u32>, text: Option<&str>| {
+        let before = tokens.len();
+        parameters::truncate(&mut tokens, parameters.truncation, &rules, bos)?;
+        let text = match text {
+            _ if !options.echo => None,
+            Some(text) if tokens.len() == before => Some(text.to_owned()),
+            _ => Some(tokenizer.decode(&tokens, parameters.skip_special_tokens)?),
+        };
+        Ok(PromptShape { tokens: tokens.into(), text })
+    };
+    match &options.prompts {
+        Prompts::Tokens(prompts) => prompts.iter().map(|tokens| finish(tokens.clone(), None)).collect(),
+        Prompts::Texts(texts) => {
+            let encode = |text: &String| {
+                if parameters.truncation.is_none() {
+                    app.check_text_size(text)?;
+                }
+                let tokens = tokenizer.encode(text, parameters.add_special_tokens.unwrap_or(true))?;
+                finish(tokens, Some(text))
+            };
+            texts.iter().map(encode).collect()
+        }
+    }
+}
+
+fn plan(
+    app: &App,
+    options: &CompletionOptions,
+    parameters: &Parameters,
+    prompts: &[PromptShape],
+    arrived: Instant,
+) -> Result<GenerationPlan, ApiError> {
+    let bad_words = parameters::encode_bad_words(&app.model.tokenizer, &parameters.bad_words)?;
+    let rules = output_rules(app, options);
+    let mut sequences = Vec::with_capacity(prompts.len() * parameters.n);
+    for prompt in prompts {
+        let max_tokens = rules.max_tokens(prompt.tokens.len())?;
+        parameters::check_min_tokens(parameters, max_tokens)?;
+        let wishes = wishes(options, parameters, max_tokens);
+        for index in 0..parameters.n {
+            sequences.push(SequencePlan {
+                prompt: Arc::clone(&prompt.tokens),
+                sampling: parameters::sequence_sampling(parameters, &bad_words, wishes, index, &app.seeds),
+                max_tokens,
+            });
+        }
+    }
+    Ok(GenerationPlan {
+        sequences,
+        n: parameters.n,
+        text: StreamOptions {
+            skip_special_tokens: parameters.skip_special_tokens,
+            stop: parameters.stop.clone(),
+            include_stop_str_in_output: parameters.include_stop_str_in_output,
+        },
+        priority: parameters.priority,
+        cache_salt: parameters.cache_salt.clone(),
+        arrived,
+    })
+}
+
+/// An echoed prompt shows logprobs too, and a request for no tokens is one for prompt logprobs: the engine computes
+/// nothing else for it.
+fn wishes(options: &CompletionOptions, parameters: &Parameters, max_tokens: usize) -> LogprobWishes {
+    let echoed = options.logprobs.filter(|_| options.echo);
+    let nothing_else = (max_tokens == 0).then_some(LogprobCount::Top(0));
+    LogprobWishes {
+        output: options.logprobs,
+        prompt: parameters.sampling.prompt_logprobs.or(echoed).or(nothing_else),
+    }
+}

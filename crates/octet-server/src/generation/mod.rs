@@ -1,0 +1,226 @@
+//! From a checked request to a running generation: one engine request for each prompt times `n`, their events
+//! gathered or streamed, ids turned back into text, stop strings looked for.
+//!
+//! A [`Generation`] owns its sequences: when it is dropped before their end (the client went away, another sequence
+//! failed), it gives up the rest in the engine.
+
+mod sequence;
+mod sink;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use octet_engine::{FinishReason, Request, RequestFault, SubmitError};
+use octet_sample::{PositionLogprobs, SampledToken, SamplingParams};
+use octet_text::StreamOptions;
+use serde::Serialize;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+use crate::error::ApiError;
+use crate::state::App;
+use sequence::Sequence;
+use sink::{ChannelSink, Stamped};
+
+/// What to generate for one client request.
+pub(crate) struct GenerationPlan {
+    /// Prompt-major: all sequences of the first prompt, then those of the second.
+    pub(crate) sequences: Vec<SequencePlan>,
+    /// Sequences for each prompt.
+    pub(crate) n: usize,
+    /// How ids become text.
+    pub(crate) text: StreamOptions,
+    pub(crate) priority: i32,
+    pub(crate) cache_salt: Option<String>,
+    /// When the request came in.
+    pub(crate) arrived: Instant,
+}
+
+/// One sequence.
+pub(crate) struct SequencePlan {
+    pub(crate) prompt: Arc<[u32]>,
+    pub(crate) sampling: Arc<SamplingParams>,
+    pub(crate) max_tokens: usize,
+}
+
+/// Progress of one sequence.
+#[derive(Debug, Default)]
+pub(crate) struct Delta {
+    /// Which one: prompt index times `n`, plus the index among the prompt's.
+    pub(crate) sequence: usize,
+    /// New text, never half a character.
+    pub(crate) text: String,
+    /// New tokens; their text may still be held back.
+    pub(crate) tokens: Vec<SampledToken>,
+    /// With the first delta, if asked for.
+    pub(crate) prompt_logprobs: Option<Vec<PositionLogprobs>>,
+    /// With the last delta.
+    pub(crate) finish: Option<Finish>,
+}
+
+/// How a sequence ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finish {
+    pub(crate) reason: FinishReason,
+    pub(crate) stop_reason: Option<StopReason>,
+}
+
+impl Finish {
+    /// OpenAI's word for the reason.
+    pub(crate) fn word(&self) -> &'static str {
+        finish_word(self.reason)
+    }
+}
+
+/// OpenAI's word for a reason.
+pub(crate) fn finish_word(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Abort => "abort",
+    }
+}
+
+/// What stopped a sequence, other than its end-of-sequence token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum StopReason {
+    Text(String),
+    Token(u32),
+}
+
+/// All of one sequence.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<SampledToken>,
+    pub(crate) prompt_logprobs: Option<Vec<PositionLogprobs>>,
+    pub(crate) finish: Finish,
+}
+
+/// A client request in the engine.
+pub(crate) struct Generation {
+    app: Arc<App>,
+    events: UnboundedReceiver<Stamped>,
+    sequences: Vec<Sequence>,
+    n: usize,
+    /// Sequences that have not ended.
+    live: usize,
+}
+
+impl Generation {
+    /// Hands all sequences to the engine.
+    pub(crate) fn start(app: &Arc<App>, plan: GenerationPlan) -> Result<Self, ApiError> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let GenerationPlan { sequences, n, text, priority, cache_salt, arrived } = plan;
+        let count = sequences.len();
+        app.load.fetch_add(1, Ordering::Relaxed);
+        let mut generation =
+            Self { app: Arc::clone(app), events, sequences: Vec::with_capacity(count), n, live: 0 };
+        for (index, plan) in sequences.into_iter().enumerate() {
+            let id = app.engine.next_request_id();
+            let sequence = Sequence::new(app, id, &plan, text.clone(), arrived);
+            let request = Request {
+                id,
+                prompt: plan.prompt.to_vec(),
+                sampling: plan.sampling,
+                max_tokens: plan.max_tokens,
+                priority,
+                cache_salt: cache_salt.clone(),
+                sink: Box::new(ChannelSink::new(index, sender.clone())),
+            };
+            // If the engine takes only some of them, dropping `generation` gives those up.
+            app.engine.submit(request).map_err(|error| match error {
+                SubmitError::Stopped if app.stopping() => ApiError::ShuttingDown,
+                other => ApiError::Submit(other),
+            })?;
+            generation.sequences.push(sequence);
+            generation.live += 1;
+        }
+        app.metrics.request_taken(n);
+        Ok(generation)
+    }
+
+    /// The next progress of any sequence; `None` when all have ended. After an error nothing more comes.
+    pub(crate) async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
+        while self.live > 0 {
+            let Some(Stamped { sequence: index, at, event }) = self.events.recv().await else {
+                self.live = 0;
+                return Some(Err(ApiError::Fault(RequestFault::EngineStopped)));
+            };
+            let sequence = &mut self.sequences[index];
+            match sequence.take(event, at, &self.app.engine) {
+                Ok(None) => {}
+                Ok(Some(mut delta)) => {
+                    delta.sequence = index;
+                    self.live -= usize::from(delta.finish.is_some());
+                    return Some(Ok(delta));
+                }
+                Err(error) => {
+                    self.live = 0;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    /// Waits for all sequences to end.
+    pub(crate) async fn gather(&mut self) -> Result<Vec<Output>, ApiError> {
+        let mut deltas: Vec<Delta> = self.sequences.iter().map(|_| Delta::default()).collect();
+        while let Some(delta) = self.next().await {
+            let mut delta = delta?;
+            let whole = &mut deltas[delta.sequence];
+            whole.text.push_str(&delta.text);
+            whole.tokens.append(&mut delta.tokens);
+            whole.prompt_logprobs = whole.prompt_logprobs.take().or(delta.prompt_logprobs);
+            whole.finish = delta.finish.or(whole.finish.take());
+        }
+        let output = |delta: Delta| {
+            let Delta { text, tokens, prompt_logprobs, finish, .. } = delta;
+            let finish = finish.ok_or_else(|| ApiError::internal("a sequence has no end"))?;
+            Ok(Output { text, tokens, prompt_logprobs, finish })
+        };
+        deltas.into_iter().map(output).collect()
+    }
+
+    /// Usage of the whole request: each prompt counts once, whatever `n` is.
+    pub(crate) fn usage(&self) -> TokenCounts {
+        let mut usage = TokenCounts::default();
+        for (index, sequence) in self.sequences.iter().enumerate() {
+            if index % self.n == 0 {
+                usage.prompt += sequence.prompt_tokens();
+                usage.cached += sequence.cached_tokens();
+            }
+            usage.completion += sequence.generated();
+        }
+        usage
+    }
+
+    /// Usage of one sequence so far.
+    pub(crate) fn sequence_usage(&self, index: usize) -> TokenCounts {
+        let sequence = &self.sequences[index];
+        TokenCounts {
+            prompt: sequence.prompt_tokens(),
+            cached: sequence.cached_tokens(),
+            completion: sequence.generated(),
+        }
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.app.load.fetch_sub(1, Ordering::Relaxed);
+        for sequence in &mut self.sequences {
+            sequence.give_up(&self.app.engine);
+        }
+    }
+}
+
+/// Tokens that a request used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TokenCounts {
+    pub(crate) prompt: usize,
+    pub(crate) cached: usize,
+    pub(crate) completion: usize,
+}

@@ -1,0 +1,171 @@
+//! One sequence of a generation: its events become deltas.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use octet_engine::{EngineHandle, Event, FinishReason, Finished, RequestId};
+use octet_sample::SampledToken;
+use octet_text::{StreamOptions, TextStream};
+
+use super::{Delta, Finish, SequencePlan, StopReason};
+use crate::error::ApiError;
+use crate::metrics::{Ending, Meter};
+use crate::state::App;
+
+/// A sequence in the engine. It ends once: by the engine's word, by a stop string found here, by a fault, or by being
+/// given up.
+pub(super) struct Sequence {
+    id: RequestId,
+    text: TextStream,
+    stops: StopTokens,
+    max_tokens: usize,
+    prompt_tokens: usize,
+    cached_tokens: usize,
+    generated: usize,
+    ended: bool,
+    /// What has come and was not passed on: prompt logprobs, and the last token until its `Finished` is here.
+    pending: Delta,
+    meter: Meter,
+}
+
+/// The tokens after which the engine ends a sequence. Their text is not part of the answer, unless asked for.
+struct StopTokens {
+    eos: Option<u32>,
+    ids: Vec<u32>,
+    min_tokens: usize,
+    show: bool,
+}
+
+impl StopTokens {
+    fn end_with(&self, token: u32, generated: usize) -> bool {
+        generated >= self.min_tokens && (self.eos == Some(token) || self.ids.contains(&token))
+    }
+}
+
+impl Sequence {
+    pub(super) fn new(
+        app: &App,
+        id: RequestId,
+        plan: &SequencePlan,
+        options: StreamOptions,
+        arrived: Instant,
+    ) -> Self {
+        let sampling = &plan.sampling;
+        let stops = StopTokens {
+            eos: sampling.eos_token_id,
+            ids: sampling.stop_token_ids.clone(),
+            min_tokens: sampling.min_tokens as usize,
+            show: options.include_stop_str_in_output,
+        };
+        let prompt_tokens = plan.prompt.len();
+        Self {
+            id,
+            text: TextStream::new(Arc::clone(&app.model.tokenizer), options, &plan.prompt)
+                .with_min_tokens(stops.min_tokens),
+            stops,
+            max_tokens: plan.max_tokens,
+            prompt_tokens,
+            cached_tokens: 0,
+            generated: 0,
+            ended: false,
+            pending: Delta::default(),
+            meter: Meter::new(Arc::clone(&app.metrics), arrived, prompt_tokens, plan.max_tokens),
+        }
+    }
+
+    pub(super) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    pub(super) fn cached_tokens(&self) -> usize {
+        self.cached_tokens
+    }
+
+    pub(super) fn generated(&self) -> usize {
+        self.generated
+    }
+
+    /// Takes an event; gives a delta when there is something to pass on.
+    pub(super) fn take(
+        &mut self,
+        event: Event,
+        at: Instant,
+        engine: &EngineHandle,
+    ) -> Result<Option<Delta>, ApiError> {
+        if self.ended {
+            // The engine's answer to our own abort, and what it had sent before it read that.
+            return Ok(None);
+        }
+        match event {
+            Event::Started { cached_tokens } => {
+                self.cached_tokens = cached_tokens;
+                self.meter.started(at, cached_tokens);
+                Ok(None)
+            }
+            Event::PromptLogprobs(logprobs) => {
+                self.pending.prompt_logprobs = Some(logprobs);
+                Ok(None)
+            }
+            Event::Token(token) => self.take_token(token, at, engine),
+            Event::Finished(finished) => Ok(Some(self.take_end(&finished, at))),
+            Event::Failed(fault) => {
+                self.end(Ending::Error, at);
+                Err(fault.into())
+            }
+        }
+    }
+
+    fn take_token(
+        &mut self,
+        token: SampledToken,
+        at: Instant,
+        engine: &EngineHandle,
+    ) -> Result<Option<Delta>, ApiError> {
+        self.generated += 1;
+        self.meter.token(at);
+        let is_stop = self.stops.end_with(token.token, self.generated);
+        let mut stopped_by = None;
+        if !is_stop || self.stops.show {
+            let delta = self.text.push(token.token)?;
+            self.pending.text.push_str(&delta.text);
+            stopped_by = delta.stopped_by;
+        }
+        self.pending.tokens.push(token);
+        if let Some(stop) = stopped_by {
+            engine.abort(self.id);
+            self.end(Ending::Finished(FinishReason::Stop), at);
+            let stop_reason = Some(StopReason::Text(stop));
+            self.pending.finish = Some(Finish { reason: FinishReason::Stop, stop_reason });
+            return Ok(Some(std::mem::take(&mut self.pending)));
+        }
+        // The engine's `Finished` follows at once: clients expect the reason with the last token, not after it.
+        let is_last = is_stop || self.generated >= self.max_tokens;
+        Ok((!is_last).then(|| std::mem::take(&mut self.pending)))
+    }
+
+    fn take_end(&mut self, finished: &Finished, at: Instant) -> Delta {
+        let rest = self.text.finish();
+        self.pending.text.push_str(&rest);
+        // What was held back as half a character may complete a stop string when it comes out.
+        let (reason, stop_reason) = match self.text.stopped_by() {
+            Some(stop) => (FinishReason::Stop, Some(StopReason::Text(stop.to_owned()))),
+            None => (finished.reason, finished.stop_token_id.map(StopReason::Token)),
+        };
+        self.end(Ending::Finished(reason), at);
+        self.pending.finish = Some(Finish { reason, stop_reason });
+        std::mem::take(&mut self.pending)
+    }
+
+    fn end(&mut self, ending: Ending, at: Instant) {
+        self.ended = true;
+        self.meter.end(ending, at);
+    }
+
+    /// Ends the sequence in the engine, if it has not ended.
+    pub(super) fn give_up(&mut self, engine: &EngineHandle) {
+        if !self.ended {
+            engine.abort(self.id);
+            self.end(Ending::Finished(FinishReason::Abort), Instant::now());
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The parameters that completions and chat share: as typed (`types`), as checked (`validate`), and as the engine
+//! takes them (`convert`).
+
+mod convert;
+mod types;
+mod validate;
+
+pub(crate) use convert::{
+    LogprobWishes, OutputRules, SeedSource, check_min_tokens, encode_bad_words, sequence_sampling, truncate,
+};
+pub(crate) use types::ParameterFields;
+pub(crate) use validate::{Parameters, Rules, StreamUsage, check_logprob_count, validate};

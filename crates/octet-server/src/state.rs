@@ -1,0 +1,115 @@
+//! What all handlers share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use octet_engine::EngineHandle;
+
+use crate::auth::ApiKeys;
+use crate::config::ServerConfig;
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::parameters::{Rules, SeedSource};
+
+/// The server's state: made once by [`crate::serve`], shared by all handlers. Only the metrics, the seeds and the two
+/// atomics change.
+pub(crate) struct App {
+    pub(crate) config: ServerConfig,
+    pub(crate) model: Model,
+    pub(crate) engine: EngineHandle,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) keys: ApiKeys,
+    pub(crate) seeds: SeedSource,
+    /// Generation requests in progress, for `/load`.
+    pub(crate) load: AtomicI64,
+    /// Set when a signal asked for the end; from then on refusals are not the engine's fault.
+    stopping: AtomicBool,
+    /// Bytes of the longest token: no text longer than the model's length times this can fit.
+    longest_token_bytes: usize,
+    /// When the server started, seconds since 1970.
+    pub(crate) started: u64,
+}
+
+impl App {
+    pub(crate) fn new(config: ServerConfig, model: Model, engine: EngineHandle) -> Self {
+        let longest_token_bytes = (0..u32::try_from(model.tokenizer.vocabulary_size()).unwrap_or(u32::MAX))
+            .map(|id| model.tokenizer.token_bytes(id).len())
+            .max()
+            .unwrap_or(0);
+        let metrics = Arc::new(Metrics::new(&config, &model, engine.clone()));
+        let keys = ApiKeys::new(&config.api_keys.0);
+        let seeds = SeedSource::new(config.seed);
+        Self {
+            config,
+            model,
+            engine,
+            metrics,
+            keys,
+            seeds,
+            load: AtomicI64::new(0),
+            stopping: AtomicBool::new(false),
+            longest_token_bytes,
+            started: unix_seconds(),
+        }
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// What a check of parameters needs to know.
+    pub(crate) fn rules(&self) -> Rules<'_> {
+        Rules {
+            limits: self.config.limits,
+            defaults: self.config.generation_defaults,
+            priority_scheduling: self.config.priority_scheduling,
+            tokens_as_token_ids: self.config.responses.return_tokens_as_token_ids,
+            force_include_usage: self.config.responses.force_include_usage,
+            logprobs_mode: self.config.logprobs_mode,
+            vocabulary_size: self.model.vocabulary_size,
+            eos_token_id: self.model.eos_token_id,
+            stop_token_ids: &self.model.stop_token_ids,
+        }
+    }
+
+    /// Refuses a name that is not ours; without a name the request means the served model.
+    pub(crate) fn check_model(&self, name: Option<&str>) -> Result<(), ApiError> {
+        match name {
+            Some(name) if !name.is_empty() && !self.model.answers_to(name) => Err(ApiError::UnknownModel {
+                requested: name.to_owned(),
+                served: self.model.names.join(", "),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses text that cannot fit before any work is done on it.
+    pub(crate) fn check_text_size(&self, text: &str) -> Result<(), ApiError> {
+        let max_model_len = self.model.max_model_len;
+        if text.len() > max_model_len.saturating_mul(self.longest_token_bytes.max(1)) {
+            return Err(ApiError::PromptTextTooLong { max_model_len, bytes: text.len() });
+        }
+        Ok(())
+    }
+}
+
+/// Seconds since 1970, for `created`.
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}
+
+/// Runs work that may take long (tokenising, rendering) off the threads that serve connections.
+pub(crate) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(ApiError::internal("preparing the prompt failed")),
+    }
+}
