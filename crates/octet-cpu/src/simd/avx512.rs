@@ -15,7 +15,7 @@ use std::arch::x86_64::{
 };
 
 use super::portable::float8_to_bf16;
-use super::{Kernel, PairDot, Simd};
+use super::{Kernel, PairDot, PairKernel, Simd};
 
 /// Proof that the processor has AVX-512 F, BW, VL and DQ (and with it AVX2, FMA and F16C), and, if `PAIR_DOT`, BF16
 /// and VBMI.
@@ -61,6 +61,15 @@ unsafe fn enter_pair_dot<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
     kernel.run(simd)
 }
 
+/// Runs a kernel of pairs with the instruction set enabled.
+///
+/// # Safety
+/// As for [`enter_pair_dot`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vbmi,avx2,fma,f16c")]
+unsafe fn enter_pairs<S: PairDot, K: PairKernel>(simd: S, kernel: K) -> K::Output {
+    kernel.run_pairs(simd)
+}
+
 /// Evaluates an expression of intrinsics that touch no memory.
 macro_rules! registers {
     ($($body:tt)*) => {
@@ -70,6 +79,8 @@ macro_rules! registers {
 }
 
 impl<const PAIR_DOT: bool> Simd for Level<PAIR_DOT> {
+    const MANY_ROWS_PANELS: usize = 2;
+
     type F32 = __m512;
     type Bits = __m512i;
 
@@ -248,6 +259,11 @@ impl<const E5M2: bool> Tables<E5M2> {
 }
 
 impl PairDot for Avx512Bf16 {
+    fn run_pairs<K: PairKernel>(self, kernel: K) -> K::Output {
+        // SAFETY: an `Avx512Bf16` exists, so the processor has the features.
+        unsafe { enter_pairs(self, kernel) }
+    }
+
     #[inline(always)]
     fn dot_bf16_pairs(self, sum: __m512, left: __m512i, right: __m512i) -> __m512 {
         registers! { _mm512_dpbf16_ps(sum, std::mem::transmute(left), std::mem::transmute(right)) }

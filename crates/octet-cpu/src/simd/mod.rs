@@ -52,10 +52,22 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
+/// A computation over vectors of an instruction set that has [`PairDot`].
+pub(crate) trait PairKernel {
+    /// What it returns.
+    type Output;
+
+    /// As [`Kernel::run`].
+    fn run_pairs<S: PairDot>(self, simd: S) -> Self::Output;
+}
+
 /// Sixteen-lane arithmetic on one instruction set.
 ///
 /// Lane-wise operations round as IEEE 754 says, to nearest even. Memory operations need not be aligned.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Panels of sixteen outputs that a product with six rows takes at once: what the registers can hold sums for.
+    const MANY_ROWS_PANELS: usize = 1;
+
     /// Sixteen lanes of `f32`.
     type F32: Copy;
     /// Sixteen lanes of 32 bits, or thirty-two of 16.
@@ -204,6 +216,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
 /// Dot products of bfloat16 pairs, as AVX-512's BF16 extension has them.
 pub(crate) trait PairDot: Simd {
+    /// As [`Simd::run`].
+    fn run_pairs<K: PairKernel>(self, kernel: K) -> K::Output;
+
     /// `sum + left.high * right.high`, then `+ left.low * right.low`: two multiply-adds that round to nearest even
     /// each. Subnormal inputs count as zero and subnormal results become zero, whatever the control register says.
     /// (Intel's Software Developer's Manual, `VDPBF16PS`.)

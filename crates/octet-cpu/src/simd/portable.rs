@@ -2,9 +2,10 @@
 
 use half::{bf16, f16};
 
-use super::{Kernel, LANES, PairDot, Simd};
+use super::{Kernel, LANES, PairDot, PairKernel, Simd};
 
-/// Plain Rust.
+/// Plain Rust. Its methods are only `#[inline]`: where the processor has vectors the compiler finds them worth it, and
+/// where every lane is a call (multiply-adds without the instruction), kernels stay small.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
 
@@ -53,75 +54,75 @@ impl Simd for Portable {
         kernel.run(self)
     }
 
-    #[inline(always)]
+    #[inline]
     unsafe fn load(self, source: *const f32) -> Self::F32 {
         // SAFETY: the caller's promise.
         unsafe { source.cast::<Self::F32>().read_unaligned() }
     }
 
-    #[inline(always)]
+    #[inline]
     unsafe fn store(self, target: *mut f32, value: Self::F32) {
         // SAFETY: the caller's promise.
         unsafe { target.cast::<Self::F32>().write_unaligned(value) }
     }
 
-    #[inline(always)]
+    #[inline]
     unsafe fn load_bits(self, source: *const u8) -> Self::Bits {
         // SAFETY: the caller's promise.
         let bytes = unsafe { source.cast::<[[u8; 4]; LANES]>().read_unaligned() };
         map(bytes, u32::from_le_bytes)
     }
 
-    #[inline(always)]
+    #[inline]
     unsafe fn load_bf16(self, source: *const u8) -> Self::F32 {
         // SAFETY: the caller's promise.
         let bytes = unsafe { source.cast::<[[u8; 2]; LANES]>().read_unaligned() };
         map(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32())
     }
 
-    #[inline(always)]
+    #[inline]
     unsafe fn load_f16(self, source: *const u8) -> Self::F32 {
         // SAFETY: the caller's promise.
         let bytes = unsafe { source.cast::<[[u8; 2]; LANES]>().read_unaligned() };
         map(bytes, |bytes| f16::from_le_bytes(bytes).to_f32())
     }
 
-    #[inline(always)]
+    #[inline]
     unsafe fn load_signed_bytes(self, source: *const u8) -> Self::Bits {
         // SAFETY: the caller's promise.
         let bytes = unsafe { source.cast::<[i8; LANES]>().read_unaligned() };
         map(bytes, |byte| i32::from(byte).cast_unsigned())
     }
 
-    #[inline(always)]
+    #[inline]
     fn prefetch(self, _address: *const u8) {}
 
-    #[inline(always)]
+    #[inline]
     fn splat(self, value: f32) -> Self::F32 {
         [value; LANES]
     }
 
-    #[inline(always)]
+    #[inline]
     fn add(self, left: Self::F32, right: Self::F32) -> Self::F32 {
         zip(left, right, |left, right| left + right)
     }
 
-    #[inline(always)]
+    #[inline]
     fn subtract(self, left: Self::F32, right: Self::F32) -> Self::F32 {
         zip(left, right, |left, right| left - right)
     }
 
-    #[inline(always)]
+    #[inline]
     fn multiply(self, left: Self::F32, right: Self::F32) -> Self::F32 {
         zip(left, right, |left, right| left * right)
     }
 
-    #[inline(always)]
+    #[inline]
     fn divide(self, left: Self::F32, right: Self::F32) -> Self::F32 {
         zip(left, right, |left, right| left / right)
     }
 
-    #[inline(always)]
+    #[inline]
     fn multiply_add(self, left: Self::F32, right: Self::F32, addend: Self::F32) -> Self::F32 {
         let mut result = addend;
         for lane in 0..LANES {
@@ -130,22 +131,22 @@ impl Simd for Portable {
         result
     }
 
-    #[inline(always)]
+    #[inline]
     fn min(self, left: Self::F32, right: Self::F32) -> Self::F32 {
         zip(left, right, |left, right| if left < right { left } else { right })
     }
 
-    #[inline(always)]
+    #[inline]
     fn max(self, left: Self::F32, right: Self::F32) -> Self::F32 {
         zip(left, right, |left, right| if left > right { left } else { right })
     }
 
-    #[inline(always)]
+    #[inline]
     fn round(self, value: Self::F32) -> Self::F32 {
         map(value, f32::round_ties_even)
     }
 
-    #[inline(always)]
+    #[inline]
     fn scale_by_power_of_two(self, value: Self::F32, exponent: Self::F32) -> Self::F32 {
         zip(value, exponent, |value, exponent| {
             let shift = (exponent as i32) << 23;
@@ -153,7 +154,7 @@ impl Simd for Portable {
         })
     }
 
-    #[inline(always)]
+    #[inline]
     fn select_less(self, left: Self::F32, right: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32 {
         let mut result = no;
         for lane in 0..LANES {
@@ -164,50 +165,54 @@ impl Simd for Portable {
         result
     }
 
-    #[inline(always)]
+    #[inline]
     fn reduce_add(self, value: Self::F32) -> f32 {
         fold(value, |left, right| left + right)
     }
 
-    #[inline(always)]
+    #[inline]
     fn reduce_max(self, value: Self::F32) -> f32 {
         fold(value, |left, right| if left > right { left } else { right })
     }
 
-    #[inline(always)]
+    #[inline]
     fn as_f32(self, bits: Self::Bits) -> Self::F32 {
         map(bits, f32::from_bits)
     }
 
-    #[inline(always)]
+    #[inline]
     fn and(self, bits: Self::Bits, mask: u32) -> Self::Bits {
         map(bits, |bits| bits & mask)
     }
 
-    #[inline(always)]
+    #[inline]
     fn shift_left<const COUNT: i32>(self, bits: Self::Bits) -> Self::Bits {
         map(bits, |bits| bits << COUNT)
     }
 
-    #[inline(always)]
+    #[inline]
     fn shift_left_16<const COUNT: i32>(self, bits: Self::Bits) -> Self::Bits {
         map(bits, |bits| halves(bits, |half| half << COUNT))
     }
 
-    #[inline(always)]
+    #[inline]
     fn shift_right_signed_16<const COUNT: i32>(self, bits: Self::Bits) -> Self::Bits {
         map(bits, |bits| halves(bits, |half| (half.cast_signed() >> COUNT).cast_unsigned()))
     }
 }
 
 /// Subnormal numbers become zeros of their sign.
-#[inline(always)]
+#[inline]
 fn flush(value: f32) -> f32 {
     if value.is_subnormal() { 0.0_f32.copysign(value) } else { value }
 }
 
 impl PairDot for Portable {
-    #[inline(always)]
+    fn run_pairs<K: PairKernel>(self, kernel: K) -> K::Output {
+        kernel.run_pairs(self)
+    }
+
+    #[inline]
     fn dot_bf16_pairs(self, sum: Self::F32, left: Self::Bits, right: Self::Bits) -> Self::F32 {
         let mut result = sum;
         for lane in 0..LANES {
@@ -219,18 +224,18 @@ impl PairDot for Portable {
         result
     }
 
-    #[inline(always)]
+    #[inline]
     fn splat_bits(self, bits: u32) -> Self::Bits {
         [bits; LANES]
     }
 
-    #[inline(always)]
+    #[inline]
     unsafe fn store_bits(self, target: *mut u8, bits: Self::Bits) {
         // SAFETY: the caller's promise.
         unsafe { target.cast::<[[u8; 4]; LANES]>().write_unaligned(map(bits, u32::to_le_bytes)) }
     }
 
-    #[inline(always)]
+    #[inline]
     fn widen_float8<const E5M2: bool>(self, codes: Self::Bits) -> (Self::Bits, Self::Bits) {
         let widen = |code: u32| u32::from(float8_to_bf16::<E5M2>((code & 0xFF) as u8));
         let even = map(codes, |codes| widen(codes) | widen(codes >> 16) << 16);

@@ -1,0 +1,100 @@
+//! How a multiplication is cut into tiles and tasks: pure functions of its shape.
+
+use super::tile::{TILE_PANELS, TILE_ROWS};
+
+/// The most rows that are worked off together. Larger batches go block by block, so that a block's inputs stay in the
+/// last cache while the panels pass by, and scratch memory stays small.
+pub(super) const BLOCK_ROWS: usize = 192;
+
+/// Columns between two visits to the sums in memory, where block scales do not say otherwise. The widened weights of
+/// so many columns and a tile's inputs fit the first cache together.
+pub(super) const BLOCK_COLUMNS: usize = 256;
+
+/// Rows cut into tiles that differ by at most one row, so that no tile is too short to keep the multipliers busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tiles {
+    rows: usize,
+    count: usize,
+}
+
+impl Tiles {
+    /// Cuts `rows` (at least one) rows.
+    pub(super) fn new(rows: usize) -> Self {
+        Self { rows, count: rows.div_ceil(TILE_ROWS) }
+    }
+
+    /// Number of tiles.
+    pub(super) fn count(self) -> usize {
+        self.count
+    }
+
+    /// All rows.
+    pub(super) fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// First row of a tile.
+    pub(super) fn first_row(self, tile: usize) -> usize {
+        // The first `rows % count` tiles have one row more.
+        tile * (self.rows / self.count) + tile.min(self.rows % self.count)
+    }
+
+    /// Rows of a tile.
+    pub(super) fn rows_of(self, tile: usize) -> usize {
+        self.first_row(tile + 1) - self.first_row(tile)
+    }
+}
+
+/// Rows of each block of a batch: as equal as whole tiles allow.
+pub(super) fn rows_per_block(rows: usize) -> usize {
+    const { assert!(BLOCK_ROWS.is_multiple_of(TILE_ROWS)) };
+    let blocks = rows.div_ceil(BLOCK_ROWS).max(1);
+    rows.div_ceil(blocks).next_multiple_of(TILE_ROWS)
+}
+
+/// Panels of one task. More panels a pass are better for a single row, as each panel is a stream from memory of its
+/// own; but there must be enough tasks for all workers to end together.
+pub(super) fn panels_per_task(panels: usize, workers: usize, gated: bool) -> usize {
+    const TASKS_PER_WORKER: usize = 6;
+    let wanted = panels / (workers * TASKS_PER_WORKER);
+    let lowest = if gated { 2 } else { 1 };
+    match wanted {
+        0..2 => lowest,
+        2..4 => 2,
+        _ => TILE_PANELS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_the_rows_evenly() {
+        for rows in 1..=BLOCK_ROWS {
+            let tiles = Tiles::new(rows);
+            let sizes: Vec<_> = (0..tiles.count()).map(|tile| tiles.rows_of(tile)).collect();
+            assert_eq!(sizes.iter().sum::<usize>(), rows);
+            assert!(sizes.iter().all(|&size| (1..=TILE_ROWS).contains(&size)));
+            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
+            assert!(rows <= TILE_ROWS || sizes.iter().all(|&size| size > TILE_ROWS / 2 - 1));
+        }
+    }
+
+    #[test]
+    fn blocks_are_of_whole_tiles_and_not_too_large() {
+        for rows in 1..2000 {
+            let block = rows_per_block(rows);
+            assert!(block <= BLOCK_ROWS && block.is_multiple_of(TILE_ROWS));
+            assert_eq!(rows.div_ceil(block), rows.div_ceil(BLOCK_ROWS));
+        }
+    }
+
+    #[test]
+    fn small_matrices_still_have_work_for_everyone() {
+        assert_eq!(panels_per_task(8016, 2, false), 4);
+        assert_eq!(panels_per_task(16, 2, false), 1);
+        assert_eq!(panels_per_task(16, 2, true), 2);
+        assert_eq!(panels_per_task(128, 32, false), 1);
+    }
+}

@@ -1,0 +1,107 @@
+//! The innermost loop: a tile of rows times a few panels, with all sums in registers.
+
+use super::format::Format;
+use crate::simd::{LANES, Simd};
+
+/// The most rows of a tile: twelve 256-bit sums, a weight in two registers and an input fill AVX2's sixteen.
+pub(super) const TILE_ROWS: usize = 6;
+/// The most panels that one pass multiplies.
+pub(super) const TILE_PANELS: usize = 4;
+
+/// How far ahead of the multiply weights are asked for. A panel is read once and in order, but it starts anew every
+/// few microseconds, and the processor's own prefetchers need several lines to notice.
+const PREFETCH_BYTES: usize = 1024;
+
+/// Operands of [`multiply`]: pointers into one block of columns.
+pub(super) struct Operands {
+    /// First group of the block in the first panel.
+    pub weights: *const u8,
+    /// Bytes from one panel to the next.
+    pub panel_bytes: usize,
+    /// Groups of the block.
+    pub groups: usize,
+    /// Inputs, `[steps, rows]`.
+    pub input: *const f32,
+    /// Sums, `[panels, rows, 16]` with `sum_stride` floats from panel to panel.
+    pub sums: *mut f32,
+    /// See `sums`.
+    pub sum_stride: usize,
+    /// Whether earlier blocks have put their sums in `sums`.
+    pub resume: bool,
+    /// Scales of the block for the sixteen rows of each panel, if blocks are scaled.
+    pub scales: Option<[*const f32; TILE_PANELS]>,
+    /// Where widened weights are kept, `[steps, panels, 16]`; used if `KEEP`.
+    pub wide: *mut f32,
+}
+
+/// Multiplies `ROWS` rows with `PANELS` panels over a block of columns.
+///
+/// Each sum is one chain of multiply-adds in the order of columns. Without block scales the chain goes on from block
+/// to block through memory, which is exact; with them each block's chain starts at zero, and is multiplied by the
+/// block's scale and added to the total. So a sum does not depend on how rows are cut into tiles.
+///
+/// # Safety
+/// All pointers are valid for what [`Operands`] says, and nothing else writes there meanwhile.
+#[inline(always)]
+pub(super) unsafe fn multiply<S, F, const ROWS: usize, const PANELS: usize, const KEEP: bool>(
+    simd: S,
+    operands: &Operands,
+) where
+    S: Simd,
+    F: Format<S>,
+{
+    let zero = simd.splat(0.0);
+    let mut sums = [[zero; ROWS]; PANELS];
+    let target =
+        |panel: usize, row: usize| operands.sums.wrapping_add(panel * operands.sum_stride + row * LANES);
+    if operands.resume && operands.scales.is_none() {
+        for panel in 0..PANELS {
+            for row in 0..ROWS {
+                // SAFETY: inside `sums`.
+                sums[panel][row] = unsafe { simd.load(target(panel, row)) };
+            }
+        }
+    }
+    let mut input = operands.input;
+    let mut wide = operands.wide;
+    let mut weights = operands.weights;
+    for _ in 0..operands.groups {
+        for panel in 0..PANELS {
+            let group = weights.wrapping_add(panel * operands.panel_bytes);
+            if F::STREAMED {
+                simd.prefetch(group.wrapping_add(PREFETCH_BYTES));
+            }
+            // SAFETY: inside the panel's block.
+            let raw = unsafe { F::load(simd, group) };
+            for step in 0..F::STEPS {
+                let weight = F::step(simd, raw, step);
+                // SAFETY: `wide` has room for every step and panel, `input` has every step and row.
+                unsafe {
+                    if KEEP {
+                        F::store_wide(simd, wide.add((step * PANELS + panel) * LANES), weight);
+                    }
+                    for row in 0..ROWS {
+                        sums[panel][row] =
+                            F::accumulate(simd, sums[panel][row], weight, input.add(step * ROWS + row));
+                    }
+                }
+            }
+        }
+        weights = weights.wrapping_add(F::GROUP_BYTES);
+        input = input.wrapping_add(F::STEPS * ROWS);
+        wide = wide.wrapping_add(F::STEPS * PANELS * LANES);
+    }
+    for panel in 0..PANELS {
+        for row in 0..ROWS {
+            let mut sum = sums[panel][row];
+            // SAFETY: inside `sums`; scales have sixteen values for each panel.
+            unsafe {
+                if let Some(scales) = operands.scales {
+                    let total = if operands.resume { simd.load(target(panel, row)) } else { zero };
+                    sum = simd.multiply_add(sum, simd.load(scales[panel]), total);
+                }
+                simd.store(target(panel, row), sum);
+            }
+        }
+    }
+}

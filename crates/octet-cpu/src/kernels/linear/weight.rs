@@ -1,0 +1,271 @@
+//! A packed weight: what a matrix from a checkpoint becomes at load.
+
+use std::ops::Range;
+
+use octet_backend::{BackendError, DataType, LinearUse};
+use octet_float8::Float8Format;
+
+use super::input::InputOrder;
+use super::plan::BLOCK_COLUMNS;
+use super::tile::TILE_PANELS;
+use crate::isa::{Isa, Level};
+use crate::memory::AlignedBuffer;
+use crate::simd::{E4M3_FACTOR, E5M2_FACTOR, LANES, power_of_two};
+
+/// Storage formats that the kernels multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    F32,
+    F16,
+    BF16,
+    E4M3,
+    E5M2,
+}
+
+impl Encoding {
+    /// The encoding of a seam's type.
+    pub(super) fn of(data_type: DataType) -> Result<Self, BackendError> {
+        match data_type {
+            DataType::F32 => Ok(Self::F32),
+            DataType::F16 => Ok(Self::F16),
+            DataType::BF16 => Ok(Self::BF16),
+            DataType::F8(Float8Format::E4M3) => Ok(Self::E4M3),
+            DataType::F8(Float8Format::E5M2) => Ok(Self::E5M2),
+            DataType::F8(Float8Format::E4M3Fnuz | Float8Format::E5M2Fnuz) => {
+                Err(BackendError::UnsupportedDataType {
+                    what: "weights",
+                    data_type,
+                    supported: "float32, float16, bfloat16, fp8_e4m3, fp8_e5m2",
+                })
+            }
+        }
+    }
+
+    /// Bytes of an element.
+    pub(super) const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::E4M3 | Self::E5M2 => 1,
+        }
+    }
+
+    /// Columns of a group; see `format`.
+    pub(crate) const fn group_columns(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 => 1,
+            Self::BF16 => 2,
+            Self::E4M3 | Self::E5M2 => 4,
+        }
+    }
+
+    /// Bytes of a group of sixteen rows.
+    pub(super) const fn group_bytes(self) -> usize {
+        LANES * self.group_columns() * self.bytes()
+    }
+}
+
+/// How the kernels of an instruction set multiply an encoding: what is done to inputs before and to sums after.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Arithmetic {
+    /// How steps read inputs.
+    pub input_order: InputOrder,
+    /// Inputs are multiplied by this power of two.
+    pub input_factor: f32,
+    /// Sums are multiplied by this power of two, as part of the scales.
+    pub sum_factor: f32,
+}
+
+impl Arithmetic {
+    pub(super) fn new(isa: Isa, encoding: Encoding) -> Self {
+        let order = match (isa.has_pair_dot(), encoding) {
+            (true, Encoding::BF16) => InputOrder::Pairs,
+            (true, Encoding::E4M3 | Encoding::E5M2) => InputOrder::AlternatePairs,
+            _ => InputOrder::Columns,
+        };
+        // Widened eight-bit weights are tiny. Half of the factor is made good on inputs and half on sums, so that both
+        // stay far from the ends of binary32's range.
+        let (input, sum) = match (order, encoding) {
+            (InputOrder::Columns, Encoding::E4M3) => {
+                const { assert!(E4M3_FACTOR == power_of_two(-120)) };
+                (60, 60)
+            }
+            (InputOrder::Columns, Encoding::E5M2) => {
+                const { assert!(E5M2_FACTOR == power_of_two(-112)) };
+                (56, 56)
+            }
+            _ => (0, 0),
+        };
+        Self { input_order: order, input_factor: power_of_two(input), sum_factor: power_of_two(sum) }
+    }
+}
+
+/// Scales of blocks of columns.
+pub(super) struct BlockScales {
+    /// Columns that share a scale: a multiple of every group.
+    pub columns: usize,
+    /// For each panel its class: panels whose rows have the same scales are of the same class.
+    pub class_of_panel: Vec<u32>,
+    /// `[classes, blocks, 16]`, sum factor included.
+    pub scales: AlignedBuffer<f32>,
+}
+
+/// Where the elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Panels of sixteen rows, `[panels, groups, 16, columns of a group]`.
+    Panels,
+    /// Row-major, for look-up alone.
+    Rows,
+}
+
+/// A packed weight with its scales and bias.
+pub(crate) struct PackedLinear {
+    pub(super) encoding: Encoding,
+    pub(super) arithmetic: Arithmetic,
+    pub(super) layout: Layout,
+    pub(super) usage: LinearUse,
+    /// Rows of all parts.
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) panels: usize,
+    pub(super) data: AlignedBuffer<u8>,
+    /// One for each packed row, sum factor included.
+    pub(super) row_scales: Option<AlignedBuffer<f32>>,
+    pub(super) block_scales: Option<BlockScales>,
+    /// One for each packed row.
+    pub(super) bias: Option<AlignedBuffer<f32>>,
+}
+
+impl PackedLinear {
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let floats = |buffer: &AlignedBuffer<f32>| size_of_val(&**buffer);
+        let blocks = self.block_scales.as_ref();
+        self.data.len()
+            + self.row_scales.as_ref().map_or(0, floats)
+            + self.bias.as_ref().map_or(0, floats)
+            + blocks.map_or(0, |blocks| floats(&blocks.scales) + size_of_val(&*blocks.class_of_panel))
+    }
+
+    /// Rows of all parts: output features, or tokens of a table.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features, or the width of a table.
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Columns of the output: half of the rows if gate and up become one.
+    pub(crate) fn output_columns(&self) -> usize {
+        if self.usage == LinearUse::Gated { self.rows / 2 } else { self.rows }
+    }
+
+    /// The storage format.
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Groups of a row.
+    pub(super) fn groups(&self) -> usize {
+        self.columns.div_ceil(self.encoding.group_columns())
+    }
+
+    /// Multiply-adds of a row.
+    pub(super) fn steps(&self) -> usize {
+        self.groups() * self.encoding.group_columns() / self.arithmetic.input_order.columns_per_step()
+    }
+
+    /// The elements.
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Columns between two visits to the sums.
+    pub(super) fn block_columns(&self) -> usize {
+        self.block_scales.as_ref().map_or(BLOCK_COLUMNS, |blocks| blocks.columns)
+    }
+
+    /// Number of blocks of columns.
+    pub(super) fn blocks(&self) -> usize {
+        self.columns.div_ceil(self.block_columns())
+    }
+
+    /// The groups of a block of columns.
+    pub(super) fn block_groups(&self, block: usize) -> Range<usize> {
+        let length = self.block_columns() / self.encoding.group_columns();
+        block * length..self.groups().min((block + 1) * length)
+    }
+
+    /// Scales of one block of columns for some panels, four at most, if blocks are scaled.
+    pub(super) fn block_scales(
+        &self,
+        panels: Range<usize>,
+        block: usize,
+    ) -> Option<[*const f32; TILE_PANELS]> {
+        let scales = self.block_scales.as_ref()?;
+        let mut pointers = [std::ptr::null(); TILE_PANELS];
+        for (pointer, class) in pointers.iter_mut().zip(&scales.class_of_panel[panels]) {
+            let start = (*class as usize * self.blocks() + block) * LANES;
+            *pointer = scales.scales[start..start + LANES].as_ptr();
+        }
+        Some(pointers)
+    }
+
+    /// Scales of a panel's rows, if rows are scaled.
+    pub(super) fn row_scales(&self, panel: usize) -> Option<&[f32]> {
+        self.row_scales.as_ref().map(|scales| &scales[panel * LANES..][..LANES])
+    }
+
+    /// A panel's bias, if there is one.
+    pub(super) fn bias(&self, panel: usize) -> Option<&[f32]> {
+        self.bias.as_ref().map(|bias| &bias[panel * LANES..][..LANES])
+    }
+
+    /// Where element (row, column) starts in `data`, for tables.
+    pub(crate) fn element(&self, row: usize, column: usize) -> usize {
+        let size = self.encoding.bytes();
+        match self.layout {
+            Layout::Rows => (row * self.columns + column) * size,
+            Layout::Panels => {
+                let group = self.encoding.group_columns();
+                let groups = row / LANES * self.groups() + column / group;
+                groups * self.encoding.group_bytes() + (row % LANES * group + column % group) * size
+            }
+        }
+    }
+
+    /// Whether elements have scales.
+    pub(crate) fn is_scaled(&self) -> bool {
+        self.row_scales.is_some() || self.block_scales.is_some()
+    }
+
+    /// What a stored element at (row, column) is to be multiplied by, for tables.
+    pub(crate) fn scale(&self, row: usize, column: usize) -> f32 {
+        let undone = 1.0 / self.arithmetic.sum_factor;
+        if let Some(scales) = &self.row_scales {
+            return scales[row] * undone;
+        }
+        self.block_scales.as_ref().map_or(1.0, |blocks| {
+            let class = blocks.class_of_panel[row / LANES] as usize;
+            blocks.scales[(class * self.blocks() + column / blocks.columns) * LANES + row % LANES] * undone
+        })
+    }
+}
+
+impl Isa {
+    /// Whether bfloat16 and eight-bit weights are multiplied in pairs.
+    pub(super) fn has_pair_dot(self) -> bool {
+        match self.level() {
+            Level::Portable => false,
+            #[cfg(test)]
+            Level::PortablePairs => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(_) | Level::Avx512(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16(_) => true,
+        }
+    }
+}
