@@ -154,8 +154,6 @@ impl KvBlocks {
         }
         sequence.blocks.clear();
         sequence.first_live_block = 0;
-        sequence.cached_blocks = 0;
-        sequence.cached_prefix = PrefixId::ROOT;
         assert_eq!(sequence.tally.outstanding(), 0, "a sequence without blocks owes none");
     }
 

@@ -43,6 +43,8 @@ struct SlotState {
     sampling: SamplingParams,
     tokens: Vec<u32>,
     prompt_tokens: usize,
+    /// Prompt logprobs given so far.
+    prompt_logprobs: usize,
 }
 
 pub(crate) struct Fake {
@@ -130,11 +132,21 @@ impl Fake {
         }
     }
 
-    fn answer(&mut self, output: OutputRow, hash: u64) -> RowOutcome {
+    fn answer(&mut self, output: OutputRow, position: usize, hash: u64) -> RowOutcome {
         match output {
-            OutputRow::PromptLogprob { target, .. } => RowOutcome::PromptLogprobs(logprobs(hash, target)),
+            OutputRow::PromptLogprob { slot, target } => {
+                let state = self.slots.get_mut(&slot).unwrap();
+                assert_eq!(
+                    state.prompt_logprobs, position,
+                    "each prompt logprob is asked for once, in order"
+                );
+                assert_eq!(state.tokens[position + 1], target);
+                state.prompt_logprobs += 1;
+                RowOutcome::PromptLogprobs(logprobs(hash, target))
+            }
             OutputRow::Sample(slot) => {
                 let state = self.slots.get_mut(&slot).unwrap();
+                assert_eq!(position + 1, state.tokens.len(), "the last known token's row is sampled");
                 let generated = state.tokens.len() - state.prompt_tokens;
                 let seed = state.sampling.seed;
                 if seed & FAULTY != 0 && generated as u64 == seed % 4 {
@@ -151,8 +163,12 @@ impl Fake {
 impl Executor for Fake {
     fn admit(&mut self, slot: Slot, sampling: &SamplingParams, prompt: &[u32]) {
         assert!((slot.0 as usize) < self.config.max_num_seqs, "slots are below max_num_seqs");
-        let state =
-            SlotState { sampling: sampling.clone(), tokens: prompt.to_vec(), prompt_tokens: prompt.len() };
+        let state = SlotState {
+            sampling: sampling.clone(),
+            tokens: prompt.to_vec(),
+            prompt_tokens: prompt.len(),
+            prompt_logprobs: 0,
+        };
         assert!(self.slots.insert(slot, state).is_none(), "the slot was free");
     }
 
@@ -177,7 +193,7 @@ impl Executor for Fake {
             let (OutputRow::Sample(slot) | OutputRow::PromptLogprob { slot, .. }) = *wanted;
             let position = sequence.computed + row - sequence.first_row;
             self.check_context(slot, plan.batch.block_table(sequence), position);
-            let answer = self.answer(*wanted, hashes[row]);
+            let answer = self.answer(*wanted, position, hashes[row]);
             output.rows.push(answer);
         }
         Ok(())

@@ -171,6 +171,42 @@ fn the_largest_priority_then_the_newest_gives_way_under_priority_scheduling() {
 }
 
 #[test]
+fn a_sequence_that_gives_way_within_its_step_computes_nothing_and_caches_nothing() {
+    let config = EngineConfig {
+        policy: SchedulingPolicy::Priority,
+        max_num_seqs: 4,
+        max_num_batched_tokens: 6,
+        long_prefill_token_threshold: 4,
+        ..EngineConfig::new(15, 1, 20)
+    };
+    let mut engine = engine(&config);
+    let submit = |engine: &mut Engine<Fake>, id: u64, prompt: &[u32], max_tokens: usize, priority: i32| {
+        let (mut request, record) = request(id, prompt, max_tokens);
+        request.priority = priority;
+        engine.submit(request, Duration::ZERO).unwrap();
+        record
+    };
+    // The first takes four blocks a step; the others one. In the third step the second finds no block, after the
+    // first has got its last four.
+    let first = submit(&mut engine, 0, &distinct(0, 12), 2, 5);
+    step(&mut engine);
+    submit(&mut engine, 1, &[1], 2, 0);
+    submit(&mut engine, 2, &[2], 2, 0);
+    step(&mut engine);
+    assert_eq!(shares(&engine), [4, 1, 1]);
+    let waiting = submit(&mut engine, 3, &[3], 1, 0);
+    step(&mut engine);
+    assert_eq!(shares(&engine), [1, 1], "both others go on");
+    assert_eq!(waiting.cached_tokens(), None, "nobody is admitted in a step in which somebody gave way");
+    step(&mut engine);
+    // Eight tokens of the first had been computed; their blocks went to the back of the queue and are found again.
+    assert_eq!(shares(&engine), [1, 4]);
+    assert_eq!(engine.executor().plans[3].batch.sequences[1].computed, 8);
+    drain(&mut engine, 10);
+    assert_eq!(first.tokens(), run_alone(&distinct(0, 12), &sampling(0), 2, 20).tokens);
+}
+
+#[test]
 fn priority_decides_who_is_admitted_first() {
     let config = EngineConfig { policy: SchedulingPolicy::Priority, max_num_seqs: 1, ..roomy() };
     let mut engine = engine(&config);
@@ -312,6 +348,17 @@ fn blocks_before_the_sliding_window_are_freed_and_a_sequence_may_outgrow_the_cac
     assert_eq!(engine.stats().preemptions, 0);
     let last = engine.executor().plans.last().unwrap();
     assert_eq!(last.batch.block_tables.iter().filter(|block| **block != 0).count(), 2);
+}
+
+#[test]
+fn a_block_is_freed_as_soon_as_the_next_token_does_not_see_it() {
+    let config = EngineConfig { sliding_window: Some(4), ..roomy() };
+    let mut engine = engine(&config);
+    submit(&mut engine, 0, &numbers(6), 3);
+    drain(&mut engine, 4);
+    // Positions 5, 6 and 7; the last sees 4 to 7, which is the second block.
+    let freed = |step: usize| engine.executor().plans[step].batch.block_tables[0] == 0;
+    assert_eq!([freed(0), freed(1), freed(2)], [false, false, true]);
 }
 
 #[test]
