@@ -178,8 +178,8 @@ impl KvCacheChoice {
         supported: &[DataType],
     ) -> Result<DataType, ModelError> {
         let float8 = |format: Float8Format| {
-            let fnuz = DataType::F8(format.to_fnuz());
-            if supported.contains(&fnuz) { fnuz } else { DataType::F8(format) }
+            let (ocp, fnuz) = (DataType::F8(format), DataType::F8(format.to_fnuz()));
+            if !supported.contains(&ocp) && supported.contains(&fnuz) { fnuz } else { ocp }
         };
         let asked = match self {
             Self::Auto if wants_float8 => float8(Float8Format::E4M3),

@@ -1,0 +1,90 @@
+//! Logits and greedy tokens against transformers in float32.
+
+use octet_backend::Backend;
+use octet_model::{LoadOptions, WeightType};
+use octet_reference::ReferenceBackend;
+
+use crate::support::{EXACT, Golden, distance, generate, limits, load_on, logits, spread};
+
+/// Every folder of `tests/golden`; the test below holds this list against the folder.
+const CASES: [&str; 16] = [
+    "llama-bias-tied",
+    "llama-f16",
+    "llama-gqa-rope-llama3",
+    "llama-head80-vocab517",
+    "llama-head96-one-kv-head",
+    "llama-mha",
+    "llama-rope-dynamic",
+    "llama-rope-linear",
+    "llama-rope-yarn",
+    "llama-sharded",
+    "mistral-nemo-head-dim",
+    "mistral-sliding-window",
+    "qwen2-rope-yarn",
+    "qwen2-tied",
+    "qwen3",
+    "qwen3-f32",
+];
+
+/// A greedy token may differ where the best two logits are this close.
+const NEAR_TIE: f32 = 1e-3;
+
+fn agrees<B: Backend>(backend: B, case: &str, options: LoadOptions, tolerance: f32) {
+    let golden = Golden::read(case);
+    let model = load_on(backend, &golden.folder, options).unwrap_or_else(|error| panic!("{case}: {error}"));
+    assert!(model.warnings().is_empty(), "{case}: {:?}", model.warnings());
+    let mut runner = model.into_runner(limits(golden.max_model_len)).unwrap();
+    let found = logits(&mut runner, &golden.prompt, usize::MAX / 2);
+    let difference = distance(&found, &golden.logits) / spread(&golden.logits);
+    assert!(difference < tolerance, "{case}: logits differ by {difference} of their spread");
+
+    let generated = generate(&mut runner, &golden.prompt, golden.greedy.len());
+    let differs = generated.iter().zip(&golden.greedy).position(|(found, expected)| found != expected);
+    if let Some(step) = differs {
+        let margin = golden.margins[step];
+        assert!(margin < NEAR_TIE, "{case}: step {step} chose {}, margin {margin}", generated[step]);
+    }
+}
+
+#[test]
+fn the_list_of_cases_is_complete() {
+    let folder = Golden::read(CASES[0]).folder;
+    let mut names: Vec<String> = std::fs::read_dir(folder.parent().unwrap())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().is_dir())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, CASES);
+}
+
+#[test]
+fn reference_backend_agrees_in_float32() {
+    for case in CASES {
+        agrees(ReferenceBackend::new(), case, EXACT, 2e-5);
+    }
+}
+
+/// A checkpoint in bf16 or f16 is run as it is stored; only the KV cache is rounded besides.
+#[test]
+fn stored_types_stay_close_to_float32() {
+    for case in ["llama-f16", "qwen3", "mistral-nemo-head-dim"] {
+        let golden = Golden::read(case);
+        let options = LoadOptions { weight_type: WeightType::Auto, ..EXACT };
+        let model = load_on(ReferenceBackend::new(), &golden.folder, options).unwrap();
+        let mut runner = model.into_runner(limits(golden.max_model_len)).unwrap();
+        let found = logits(&mut runner, &golden.prompt, usize::MAX / 2);
+        let difference = distance(&found, &golden.logits) / spread(&golden.logits);
+        assert!(difference > 0.0 && difference < 0.05, "{case}: {difference}");
+    }
+}
+
+/// Weights in f32 are rounded to bf16 unless asked otherwise, and that is said.
+#[test]
+fn float32_checkpoints_are_rounded_with_a_warning() {
+    let golden = Golden::read("qwen3-f32");
+    let options = LoadOptions { weight_type: WeightType::Auto, ..EXACT };
+    let model = load_on(ReferenceBackend::new(), &golden.folder, options).unwrap();
+    assert_eq!(model.warnings(), [octet_model::Warning::RoundedToBFloat16]);
+    assert_eq!(model.weight_type(), octet_backend::DataType::BF16);
+}

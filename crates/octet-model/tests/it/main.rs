@@ -1,0 +1,9 @@
+//! Checkpoints against independent results: transformers' logits, dequantised twins, and every kind of bad input.
+
+mod bad_input;
+mod budget;
+mod golden;
+mod invariance;
+mod kv_cache;
+mod layouts;
+mod support;
