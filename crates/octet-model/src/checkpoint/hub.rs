@@ -209,3 +209,126 @@ fn explain(error: &ApiError, environment: &Environment) -> String {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use super::*;
+
+    const FILES: [(&str, &str); 5] = [
+        ("config.json", "{}"),
+        ("model.safetensors", "weights"),
+        ("tokenizer.json", "{\"a\": 1}"),
+        ("consolidated.safetensors", "the same again"),
+        ("pytorch_model.bin", "and again"),
+    ];
+
+    /// A Hub with one public model and one that is gated. Returns its address.
+    fn serve() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || listener.incoming().for_each(|stream| answer(stream.unwrap())));
+        format!("http://{address}")
+    }
+
+    fn answer(mut stream: TcpStream) {
+        let lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+        let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+        let path = head[0].split(' ').nth(1).unwrap();
+        let file = FILES.iter().find(|(name, _)| path == format!("/octet/public/resolve/main/{name}"));
+        let (status, body) = if path == "/api/models/octet/public/revision/main" {
+            let names = FILES.map(|(name, _)| format!("{{\"rfilename\": \"{name}\"}}")).join(",");
+            ("200 OK", format!("{{\"siblings\": [{names}], \"sha\": \"c0ffee\"}}"))
+        } else if path.contains("/octet/gated/") {
+            ("401 Unauthorized", String::new())
+        } else if let Some((_, text)) = file {
+            ("206 Partial Content", (*text).to_owned())
+        } else {
+            ("404 Not Found", String::new())
+        };
+        let is_probe = head.iter().any(|line| line.to_ascii_lowercase().contains("bytes=0-0"));
+        let sent = if is_probe { &body[..1] } else { &body[..] };
+        let length = body.len();
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Range: bytes 0-0/{length}\r\nETag: \"e{length}\"\r\n\
+             X-Repo-Commit: c0ffee\r\nConnection: close\r\n\r\n{sent}",
+            sent.len()
+        )
+        .unwrap();
+    }
+
+    fn environment(cache: &Path, endpoint: Option<String>) -> Environment {
+        Environment { cache: cache.to_owned(), is_offline: endpoint.is_none(), token: None, endpoint }
+    }
+
+    fn model(id: &str) -> HubModel {
+        HubModel { id: id.to_owned(), revision: None }
+    }
+
+    #[test]
+    fn what_is_needed_is_fetched_once_and_found_offline_afterwards() {
+        let cache = tempfile::tempdir().unwrap();
+        let mut downloads = Vec::new();
+        let mut fetch = |environment: &Environment, config_only| {
+            fetch_with(&model("octet/public"), config_only, environment, &mut |progress| {
+                if let Progress::Download { file, loaded_bytes, total_bytes } = progress
+                    && loaded_bytes == total_bytes
+                {
+                    downloads.push(file.to_owned());
+                }
+            })
+        };
+        let offline = environment(cache.path(), None);
+        let error = fetch(&offline, false).unwrap_err().to_string();
+        assert!(error.contains("octet/public") && error.contains("HF_HUB_OFFLINE is set"), "{error}");
+        let online = environment(cache.path(), Some(serve()));
+        let config = fetch(&online, true).unwrap();
+        assert!(config.join("config.json").exists() && !config.join("model.safetensors").exists());
+        assert!(fetch(&offline, false).is_err(), "a config is no model");
+        let folder = fetch(&online, false).unwrap();
+        assert_eq!(std::fs::read_to_string(folder.join("model.safetensors")).unwrap(), "weights");
+        assert!(
+            !folder.join("consolidated.safetensors").exists() && !folder.join("pytorch_model.bin").exists()
+        );
+        assert_eq!(fetch(&offline, false).unwrap(), folder);
+        downloads.dedup();
+        assert_eq!(downloads, ["config.json", "tokenizer.json", "model.safetensors"]);
+    }
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let cache = tempfile::tempdir().unwrap();
+        let mut online = environment(cache.path(), Some(serve()));
+        let error = |environment: &Environment, id| {
+            fetch_with(&model(id), false, environment, &mut |_| {}).unwrap_err().to_string()
+        };
+        let gated = error(&online, "octet/gated");
+        assert!(gated.contains("gated or private") && gated.contains("set HF_TOKEN"), "{gated}");
+        let absent = error(&online, "octet/absent");
+        assert!(absent.contains("no such model or revision"), "{absent}");
+        online.token = Some("hf_wrong".to_owned());
+        assert!(error(&online, "octet/gated").contains("HF_TOKEN is not valid"));
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        online.endpoint = Some(format!("http://{closed}"));
+        let refused = error(&online, "octet/public");
+        assert!(refused.contains("without a network, give a folder"), "{refused}");
+    }
+
+    #[test]
+    fn the_environment_means_what_it_means_to_python() {
+        let read = |pairs: &'static [(&str, &str)]| {
+            Environment::read(&|name| {
+                pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert_eq!(read(&[("HOME", "/h")]).cache, Path::new("/h/.cache/huggingface/hub"));
+        assert_eq!(read(&[("HF_HOME", "/f"), ("HOME", "/h")]).cache, Path::new("/f/hub"));
+        assert_eq!(read(&[("HF_HUB_CACHE", "/c"), ("HF_HOME", "/f")]).cache, Path::new("/c"));
+        assert!(read(&[("HF_HUB_OFFLINE", "1")]).is_offline && !read(&[("HF_HUB_OFFLINE", "0")]).is_offline);
+        assert_eq!(read(&[("HF_TOKEN", " hf_a\n")]).token.as_deref(), Some("hf_a"));
+    }
+}
