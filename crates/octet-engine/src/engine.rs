@@ -187,7 +187,14 @@ impl<E: Executor> Engine<E> {
         }
     }
 
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
     /// The executor, for tests and benchmarks.
+    #[must_use]
     pub fn executor(&self) -> &E {
         &self.executor
     }
