@@ -19,4 +19,5 @@ macro_rules! conformance {
     };
 }
 
+mod cpu;
 mod reference;

@@ -1,0 +1,54 @@
+//! The CPU backend, on every instruction set that this machine has.
+
+use octet_backend::DataType;
+use octet_conformance::Claims;
+use octet_cpu::{CpuBackend, CpuOptions, Isa, PoolOptions, ThreadBinding};
+
+/// Runs one part of the suite on each instruction set, each with another number of workers: how work is divided must not
+/// matter.
+fn on_each(part: fn(&Claims, &mut CpuBackend)) {
+    for (isa, workers) in Isa::available().into_iter().zip([3, 2, 1].into_iter().cycle()) {
+        eprintln!("{} with {workers} workers", isa.name());
+        let threads =
+            PoolOptions { workers: Some(workers), binding: ThreadBinding::Unbound, reserved_cores: 0 };
+        let options = CpuOptions { threads, isa: Some(isa.name().to_owned()) };
+        let mut backend = CpuBackend::new(&options).expect("an instruction set that is available");
+        part(&claims(isa), &mut backend);
+    }
+}
+
+fn claims(isa: Isa) -> Claims {
+    let claims = Claims::f32_activations();
+    match isa.name() {
+        // Its dot products take pairs of bfloat16.
+        "avx512bf16" => Claims { activation_type: DataType::BF16, ..claims },
+        _ => claims,
+    }
+}
+
+macro_rules! conformance_on_each {
+    ($($part:ident),*) => {
+        $(
+            #[test]
+            fn $part() {
+                on_each(octet_conformance::$part);
+            }
+        )*
+    };
+}
+
+conformance_on_each!(
+    kept_weights,
+    embed,
+    rms_norm,
+    linear,
+    linear_invariance,
+    gated_linear,
+    rotary,
+    stored_values,
+    attention,
+    attention_invariance,
+    copied_blocks,
+    logits,
+    errors
+);
