@@ -48,6 +48,9 @@ pub enum CpuError {
         /// The names that would do.
         available: String,
     },
+    /// No memory for the kernels' own needs.
+    #[error(transparent)]
+    Backend(#[from] octet_backend::BackendError),
     /// The system refused a thread.
     #[error("a worker thread could not be started: {0}")]
     Spawn(#[from] std::io::Error),

@@ -109,7 +109,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(simd) => simd.run(kernel),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16(simd) => simd.run(kernel),
+            Level::Avx512Bf16(simd) => simd.without_pair_dot().run(kernel),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The CPU backend.
 
+mod backend;
 mod cgroup;
 mod error;
 mod isa;
@@ -8,6 +9,8 @@ mod memory;
 mod simd;
 mod threads;
 
+pub use backend::{CpuBackend, CpuLinear, CpuOptions, CpuRope, CpuTensor, CpuVector};
 pub use error::CpuError;
+pub use kernels::cache::CpuKvCache;
 pub use isa::{ISA_VARIABLE, Isa};
 pub use threads::{Pool, PoolOptions, ThreadBinding};

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::AcqRel;
 
 use octet_backend::BackendError;
 
+use super::super::cache::Layout;
 use super::plan::{Plan, Split};
 use super::softmax::RowState;
 use super::tile::MAX_PADDED_ROWS;
@@ -38,8 +39,15 @@ impl KeptMemory {
         })
     }
 
+    /// The largest head that there is room for.
+    pub(super) fn padded_head_dim(&self) -> usize {
+        self.padded_head_dim
+    }
+
     /// Lends the memory to an operation.
-    pub(super) fn lend(&mut self, plan: &Plan, kv_heads: usize) -> Kept<'_> {
+    pub(super) fn lend(&mut self, plan: &Plan, layout: Layout) -> Kept<'_> {
+        let kv_heads = layout.kv_heads;
+        assert!(layout.padded_head_dim <= self.padded_head_dim);
         assert!(plan.kept * kv_heads <= MAX_KEPT && plan.splits * kv_heads <= MAX_KEPT);
         for piece in &plan.pieces {
             if let Some(split) = &piece.split {
@@ -52,7 +60,7 @@ impl KeptMemory {
             sums: self.sums.as_mut_ptr(),
             states: self.states.as_mut_ptr(),
             unfinished: &self.unfinished,
-            padded_head_dim: self.padded_head_dim,
+            padded_head_dim: layout.padded_head_dim,
             partitions: plan.kept,
             splits: plan.splits,
         }

@@ -6,11 +6,15 @@
 use std::ops::Range;
 
 use super::super::cache::PANEL;
-use super::super::storage::Storage;
+use super::super::storage::{Storage, StoredF32};
+use crate::isa::Isa;
 use crate::simd::{Kernel, Simd};
 
 /// Row counts that kernels are compiled for; others run as the next larger one, on rows that nobody reads.
-pub(super) const ROW_COUNTS: [usize; 7] = [1, 2, 3, 4, 6, 8, 12];
+pub(super) const ROW_COUNTS: [usize; 6] = [1, 2, 4, 6, 8, 12];
+
+/// The most rows for which keys and values are widened in registers. More rows widen a panel once, into memory.
+pub(super) const MOST_DIRECT_ROWS: usize = 4;
 
 /// Panels (or tiles of dimensions) that one call takes side by side, so that few rows still fill the pipeline.
 pub(super) const fn panels_at_once(rows: usize) -> usize {
@@ -21,20 +25,25 @@ pub(super) const fn panels_at_once(rows: usize) -> usize {
     }
 }
 
-/// Calls a function with the row count and the panel count as constants.
-macro_rules! with_rows {
-    ($rows:expr, $panels:expr, $function:ident($($argument:expr),*)) => {
+/// Runs a kernel with the row count and the panel count as constants. Every kernel is compiled for every instruction
+/// set, so there are no more of them than are used.
+macro_rules! run_with_rows {
+    ($isa:expr, $rows:expr, $panels:expr, $kernel:ident::<$storage:ty> $fields:tt) => {
         match ($rows, $panels) {
-            (1, 4) => $function::<S, K, 1, 4>($($argument),*),
-            (1, _) => $function::<S, K, 1, 1>($($argument),*),
-            (2, 2) => $function::<S, K, 2, 2>($($argument),*),
-            (2, _) => $function::<S, K, 2, 1>($($argument),*),
-            (3, _) => $function::<S, K, 3, 1>($($argument),*),
-            (4, _) => $function::<S, K, 4, 1>($($argument),*),
-            (6, _) => $function::<S, K, 6, 1>($($argument),*),
-            (8, _) => $function::<S, K, 8, 1>($($argument),*),
-            (12, _) => $function::<S, K, 12, 1>($($argument),*),
+            (1, 4) => $isa.run($kernel::<$storage, 1, 4> $fields),
+            (1, _) => $isa.run($kernel::<$storage, 1, 1> $fields),
+            (2, 2) => $isa.run($kernel::<$storage, 2, 2> $fields),
+            (2, _) => $isa.run($kernel::<$storage, 2, 1> $fields),
+            (4, _) => $isa.run($kernel::<$storage, 4, 1> $fields),
             (rows, _) => unreachable!("no kernel for {rows} rows"),
+        }
+    };
+    ($isa:expr, $rows:expr, $kernel:ident::<StoredF32> $fields:tt) => {
+        match $rows {
+            6 => $isa.run($kernel::<StoredF32, 6, 1> $fields),
+            8 => $isa.run($kernel::<StoredF32, 8, 1> $fields),
+            12 => $isa.run($kernel::<StoredF32, 12, 1> $fields),
+            rows => run_with_rows!($isa, rows, 1, $kernel::<StoredF32> $fields),
         }
     };
 }
@@ -55,25 +64,29 @@ pub(super) struct Scores {
 /// or [`panels_at_once`].
 ///
 /// # Safety
-/// `rows` is one of [`ROW_COUNTS`]; each key address is that of a panel, `[head_dim, 16]`; queries and scores are valid
-/// in the shapes given.
-#[inline(always)]
-pub(super) unsafe fn scores<S: Simd, K: Storage>(
-    simd: S,
+/// `rows` is one of [`ROW_COUNTS`] and at most [`MOST_DIRECT_ROWS`]; each key address is that of a panel,
+/// `[head_dim, 16]`; queries and scores are valid in the shapes given.
+pub(super) unsafe fn scores<K: Storage>(
+    isa: Isa,
     rows: usize,
     operands: Scores,
-    keys: &[*const K::Element],
+    keys: &[*const K::Element; 4],
+    panels: usize,
 ) {
-    with_rows!(rows, keys.len(), run_scores(simd, operands, keys));
+    run_with_rows!(isa, rows, panels, ScoresKernel::<K> { operands, keys: first(keys) });
 }
 
-fn run_scores<S: Simd, K: Storage, const ROWS: usize, const PANELS: usize>(
-    simd: S,
-    operands: Scores,
-    keys: &[*const K::Element],
-) {
-    let keys = keys.try_into().expect("chosen by the number of panels");
-    simd.run(ScoresKernel::<K, ROWS, PANELS> { operands, keys });
+/// As [`scores`], for any of [`ROW_COUNTS`] and one panel that was widened.
+///
+/// # Safety
+/// As [`scores`].
+pub(super) unsafe fn scores_widened(isa: Isa, rows: usize, operands: Scores, keys: *const f32) {
+    run_with_rows!(isa, rows, ScoresKernel::<StoredF32> { operands, keys: first(&[keys; 4]) });
+}
+
+/// The first addresses of four.
+fn first<T: Copy, const COUNT: usize>(addresses: &[T; 4]) -> [T; COUNT] {
+    *addresses.first_chunk().expect("at most four panels at once")
 }
 
 struct ScoresKernel<K: Storage, const ROWS: usize, const PANELS: usize> {
@@ -127,30 +140,33 @@ pub(super) struct Values<E> {
 /// `sums [tiles, rows, 16] += weights · values`, a tile of sixteen dimensions after another.
 ///
 /// # Safety
-/// `rows` is one of [`ROW_COUNTS`]; the operands are valid in the shapes given, and `tokens` lies within 0..16.
-#[inline(always)]
-pub(super) unsafe fn values<S: Simd, K: Storage>(simd: S, rows: usize, operands: Values<K::Element>) {
+/// `rows` is one of [`ROW_COUNTS`] and at most [`MOST_DIRECT_ROWS`]; the operands are valid in the shapes given, and
+/// `tokens` lies within 0..16.
+pub(super) unsafe fn values<K: Storage>(isa: Isa, rows: usize, operands: Values<K::Element>) {
     let at_once = panels_at_once(rows);
-    let together = operands.tiles / at_once;
+    let together = operands.tiles / at_once * at_once;
     let rest = Values {
         // SAFETY: both stay within the operands, or one past their end.
-        values: unsafe { operands.values.add(together * at_once * PANEL * PANEL) },
+        values: unsafe { operands.values.add(together * PANEL * PANEL) },
         // SAFETY: as above.
-        sums: unsafe { operands.sums.add(together * at_once * rows * PANEL) },
-        tiles: operands.tiles % at_once,
+        sums: unsafe { operands.sums.add(together * rows * PANEL) },
+        tiles: operands.tiles - together,
         ..operands.clone()
     };
-    with_rows!(rows, at_once, run_values(simd, operands));
+    if together > 0 {
+        run_with_rows!(isa, rows, at_once, ValuesKernel::<K> { operands });
+    }
     if rest.tiles > 0 {
-        with_rows!(rows, 1, run_values(simd, rest));
+        run_with_rows!(isa, rows, 1, ValuesKernel::<K> { operands: rest });
     }
 }
 
-fn run_values<S: Simd, K: Storage, const ROWS: usize, const TILES: usize>(
-    simd: S,
-    operands: Values<K::Element>,
-) {
-    simd.run(ValuesKernel::<K, ROWS, TILES> { operands });
+/// As [`values`], for any of [`ROW_COUNTS`] and values that were widened.
+///
+/// # Safety
+/// As [`values`].
+pub(super) unsafe fn values_widened(isa: Isa, rows: usize, operands: Values<f32>) {
+    run_with_rows!(isa, rows, ValuesKernel::<StoredF32> { operands });
 }
 
 struct ValuesKernel<K: Storage, const ROWS: usize, const TILES: usize> {

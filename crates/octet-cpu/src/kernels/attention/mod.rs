@@ -27,7 +27,7 @@ use octet_backend::{AttentionSpec, BackendError, Batch};
 
 use self::kept::{KeptMemory, MAX_KEPT};
 use self::plan::{Plan, Shape};
-use self::tile::{Operands, Scratch, TileKernel};
+use self::tile::{Operands, Scratch, Tile};
 use super::cache::{CpuKvCache, Layout, with_storage};
 use super::rows::SharedRows;
 use super::storage::Storage;
@@ -58,18 +58,32 @@ pub(crate) struct AttentionCall<'a> {
 }
 
 impl Attention {
-    /// Memory for caches of one layout.
+    /// For this many workers, and as yet no cache.
     ///
     /// # Errors
     /// No memory.
-    pub(crate) fn allocate(layout: Layout, workers: usize) -> Result<Self, BackendError> {
-        let scratch = (0..workers).map(|_| Scratch::allocate(layout).map(Mutex::new));
+    pub(crate) fn new(workers: usize) -> Result<Self, BackendError> {
+        let scratch = (0..workers).map(|_| Scratch::allocate(0).map(Mutex::new));
         Ok(Self {
             scratch: scratch.collect::<Result<_, _>>()?,
-            kept: KeptMemory::allocate(layout.padded_head_dim)?,
+            kept: KeptMemory::allocate(0)?,
             plan: Plan::default(),
             planned: None,
         })
+    }
+
+    /// Makes room for heads of a cache.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(crate) fn reserve(&mut self, layout: Layout) -> Result<(), BackendError> {
+        if layout.padded_head_dim > self.kept.padded_head_dim() {
+            for scratch in &mut self.scratch {
+                *scratch = Mutex::new(Scratch::allocate(layout.padded_head_dim)?);
+            }
+            self.kept = KeptMemory::allocate(layout.padded_head_dim)?;
+        }
+        Ok(())
     }
 
     /// Runs the operation.
@@ -101,7 +115,8 @@ impl Attention {
             qkv,
             qkv_width: (attention.query_heads + 2 * layout.kv_heads) * layout.head_dim,
             output: SharedRows::new(output, attention.query_heads * layout.head_dim),
-            kept: self.kept.lend(&self.plan, layout.kv_heads),
+            kept: self.kept.lend(&self.plan, layout),
+            isa,
             rows_at_once: rows_at_once(isa),
         };
         let (pieces, scratch) = (&self.plan.pieces, &self.scratch);
@@ -110,7 +125,7 @@ impl Attention {
             let (head, piece) = (task / pieces.len(), &pieces[task % pieces.len()]);
             // A panic in a task cannot leave scratch that the next one would trust.
             let mut scratch = scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            isa.run(TileKernel { operands: &operands, piece, head, scratch: &mut scratch });
+            Tile::new(&operands, piece, head, &mut scratch).run();
         });
     }
 }

@@ -87,7 +87,8 @@ impl Machine {
             _ => &[0x7E],
         };
         cache.fill(poison);
-        let attention = Attention::allocate(cache.layout, pool.workers()).unwrap();
+        let mut attention = Attention::new(pool.workers()).unwrap();
+        attention.reserve(cache.layout).unwrap();
         let rope = RopeSpec { inverse_frequencies: vec![0.5, 0.01], magnitude: 1.0 };
         Self { case, pool, isa, cache, attention, rope: RopeTable::new(&rope, 64), step: 0 }
     }

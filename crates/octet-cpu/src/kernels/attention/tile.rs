@@ -2,17 +2,17 @@
 
 use std::ops::Range;
 
-use octet_backend::{AttentionSpec, Batch, BatchSequence, KvScale};
+use octet_backend::{AttentionSpec, BackendError, Batch, BatchSequence, KvScale};
 
 use super::super::cache::{Layout, PANEL};
 use super::super::rows::SharedRows;
-use super::super::storage::{Storage, StoredF32};
+use super::super::storage::Storage;
 use super::kept::Kept;
-use super::micro::{self, ROW_COUNTS, Scores, Values, Widen};
+use super::micro::{self, MOST_DIRECT_ROWS, ROW_COUNTS, Scores, Values, Widen};
 use super::plan::{MAX_ROWS, PARTITION, Piece, visible};
 use super::softmax::{Merge, RowState, Softmax};
+use crate::isa::Isa;
 use crate::memory::AlignedBuffer;
-use crate::simd::{Kernel, Simd};
 
 /// Rows of a tile after its groups are rounded up.
 pub(super) const MAX_PADDED_ROWS: usize = MAX_ROWS + 8;
@@ -32,18 +32,18 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Scratch for heads of one size.
+    /// Scratch for heads of at most this size.
     ///
     /// # Errors
     /// No memory.
-    pub(crate) fn allocate(layout: Layout) -> Result<Self, octet_backend::BackendError> {
-        let sums = MAX_PADDED_ROWS * layout.padded_head_dim;
+    pub(crate) fn allocate(padded_head_dim: usize) -> Result<Self, BackendError> {
+        let sums = MAX_PADDED_ROWS * padded_head_dim;
         Ok(Self {
-            queries: AlignedBuffer::zeroed(MAX_PADDED_ROWS * layout.head_dim)?,
+            queries: AlignedBuffer::zeroed(sums)?,
             scores: AlignedBuffer::zeroed(MAX_PADDED_ROWS * PARTITION)?,
             part: AlignedBuffer::zeroed(sums)?,
             total: AlignedBuffer::zeroed(sums)?,
-            widened: AlignedBuffer::zeroed(PANEL * layout.padded_head_dim)?,
+            widened: AlignedBuffer::zeroed(PANEL * padded_head_dim)?,
         })
     }
 }
@@ -63,6 +63,7 @@ pub(super) struct Operands<'a, K: Storage> {
     pub(super) output: SharedRows<'a>,
     /// Sums of split tiles.
     pub(super) kept: Kept<'a>,
+    pub(super) isa: Isa,
     /// Rows that the inner products take at once.
     pub(super) rows_at_once: usize,
 }
@@ -116,47 +117,34 @@ pub(super) fn padded_rows(rows: usize, at_once: usize) -> usize {
     row_groups(rows, at_once).last().map_or(0, |group| group.base + group.size)
 }
 
-/// Computes one piece for one KV head; the last piece of a tile writes its output.
-pub(super) struct TileKernel<'a, K: Storage> {
-    pub(super) operands: &'a Operands<'a, K>,
-    pub(super) piece: &'a Piece,
-    pub(super) head: usize,
-    pub(super) scratch: &'a mut Scratch,
-}
-
-impl<K: Storage> Kernel for TileKernel<'_, K> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        Tile::new(simd, self).run();
-    }
-}
-
-/// A tile at work.
-struct Tile<'a, S: Simd, K: Storage> {
-    simd: S,
+/// A tile at work: one piece of it, for one KV head. The last piece of a tile writes its output.
+pub(super) struct Tile<'a, K: Storage> {
     operands: &'a Operands<'a, K>,
     sequence: BatchSequence,
     table: &'a [u32],
     piece: &'a Piece,
     head: usize,
     scratch: &'a mut Scratch,
-    groups: usize,
+    /// Whether panels are widened in registers: few rows in one group.
+    direct: bool,
 }
 
-impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
-    #[inline(always)]
-    fn new(simd: S, kernel: TileKernel<'a, K>) -> Self {
-        let TileKernel { operands, piece, head, scratch } = kernel;
+impl<'a, K: Storage> Tile<'a, K> {
+    /// Prepares a piece.
+    pub(super) fn new(
+        operands: &'a Operands<'a, K>,
+        piece: &'a Piece,
+        head: usize,
+        scratch: &'a mut Scratch,
+    ) -> Self {
         let sequence = operands.batch.sequences[piece.sequence];
         let table = operands.batch.block_table(&sequence);
-        let groups = row_groups(piece.rows.len(), operands.rows_at_once).count();
-        Self { simd, operands, sequence, table, piece, head, scratch, groups }
+        let direct = piece.rows.len() <= MOST_DIRECT_ROWS.min(operands.rows_at_once);
+        Self { operands, sequence, table, piece, head, scratch, direct }
     }
 
-    #[inline(always)]
-    fn run(&mut self) {
+    /// Computes the piece.
+    pub(super) fn run(&mut self) {
         self.pack_queries();
         let mut totals = [RowState::EMPTY; MAX_PADDED_ROWS];
         let mut parts = [RowState::EMPTY; MAX_PADDED_ROWS];
@@ -186,27 +174,23 @@ impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
         self.write_output(&totals);
     }
 
-    #[inline(always)]
-    fn row_groups(&self) -> impl Iterator<Item = RowGroup> + Clone + use<S, K> {
+    fn row_groups(&self) -> impl Iterator<Item = RowGroup> + Clone + use<K> {
         row_groups(self.piece.rows.len(), self.operands.rows_at_once)
     }
 
     /// The positions that a row of the tile sees.
-    #[inline(always)]
     fn visible(&self, row: usize) -> Range<usize> {
         let position = self.sequence.computed + (self.piece.rows.start + row) / self.operands.group();
         visible(position, self.operands.attention.sliding_window)
     }
 
     /// The row of the batch and the query head of a row of the tile.
-    #[inline(always)]
     fn place(&self, row: usize) -> (usize, usize) {
         let (row, group) = (self.piece.rows.start + row, self.operands.group());
         (self.sequence.first_row + row / group, self.head * group + row % group)
     }
 
     /// Lays the queries out as the inner product reads them, `[head_dim, rows]` for each group.
-    #[inline(always)]
     fn pack_queries(&mut self) {
         let head_dim = self.operands.layout.head_dim;
         for group in self.row_groups() {
@@ -226,7 +210,6 @@ impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
     }
 
     /// Start of the keys or values of a panel of the sequence.
-    #[inline(always)]
     fn panel(&self, panel: usize, place: fn(&Layout, u32, usize, usize) -> usize) -> *const K::Element {
         let layout = &self.operands.layout;
         let in_block = layout.block_size / PANEL;
@@ -235,7 +218,6 @@ impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
     }
 
     /// Weights and weighted sums over one partition. States of rows that see none of it are empty.
-    #[inline(always)]
     fn partition(&mut self, partition: usize, sums: *mut f32, states: &mut [RowState]) {
         let rows = self.piece.rows.len();
         let start = (partition * PARTITION).max(self.visible(0).start);
@@ -244,10 +226,10 @@ impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
             return states.fill(RowState::EMPTY);
         }
         let panels = start / PANEL..end.div_ceil(PANEL);
-        if self.groups == 1 {
-            self.scores_of_one_group(panels.clone());
+        if self.direct {
+            self.scores_direct(panels.clone());
         } else {
-            self.scores_of_groups(panels.clone());
+            self.scores_widened(panels.clone());
         }
         for group in self.row_groups() {
             for row in 0..group.rows {
@@ -256,7 +238,7 @@ impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
                 let seen = seen.start.max(start)..seen.end.min(end);
                 let visible = if seen.is_empty() { 0..0 } else { seen.start - origin..seen.end - origin };
                 let scores = self.scratch.scores[group.base * PARTITION + row * PANEL..].as_mut_ptr();
-                states[group.base + row] = self.simd.run(Softmax {
+                states[group.base + row] = self.operands.isa.run(Softmax {
                     scores,
                     stride: group.size * PANEL,
                     panels: panels.len(),
@@ -280,8 +262,7 @@ impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
     }
 
     /// Few rows: keys are widened in registers, several panels side by side.
-    #[inline(always)]
-    fn scores_of_one_group(&mut self, panels: Range<usize>) {
+    fn scores_direct(&mut self, panels: Range<usize>) {
         let Some(group) = self.row_groups().next() else { return };
         let at_once = micro::panels_at_once(group.size);
         let mut panel = panels.start;
@@ -293,35 +274,32 @@ impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
             }
             let operands = self.score_operands(group, panel - panels.start);
             // SAFETY: the panels lie in the sequence's blocks; scratch has room for a partition of every group.
-            unsafe { micro::scores::<S, K>(self.simd, group.size, operands, &keys[..count]) };
+            unsafe { micro::scores::<K>(self.operands.isa, group.size, operands, &keys, count) };
             panel += count;
         }
     }
 
     /// Many rows: each panel is widened once.
-    #[inline(always)]
-    fn scores_of_groups(&mut self, panels: Range<usize>) {
+    fn scores_widened(&mut self, panels: Range<usize>) {
         for panel in panels.clone() {
             let source = self.panel(panel, Layout::key_panel);
-            let keys = [self.widen(source, self.operands.layout.head_dim)];
+            let keys = self.widen(source, self.operands.layout.head_dim);
             for group in self.row_groups() {
                 let operands = self.score_operands(group, panel - panels.start);
                 // SAFETY: as above; the widened panel has a vector for each dimension.
-                unsafe { micro::scores::<S, StoredF32>(self.simd, group.size, operands, &keys) };
+                unsafe { micro::scores_widened(self.operands.isa, group.size, operands, keys) };
             }
         }
     }
 
     /// A panel as `f32`, the load's factor left in.
-    #[inline(always)]
     fn widen(&mut self, source: *const K::Element, vectors: usize) -> *const f32 {
         let target = self.scratch.widened.as_mut_ptr();
-        self.simd.run(Widen::<K> { source, target, vectors });
+        self.operands.isa.run(Widen::<K> { source, target, vectors });
         target
     }
 
     /// `sums = weights · values` over the tokens of a partition, for every group `[tiles, rows, 16]`.
-    #[inline(always)]
     fn weighted_sums(&mut self, tokens: Range<usize>, panels: Range<usize>, sums: *mut f32) {
         let (tiles, padded) = (self.operands.tiles(), self.operands.layout.padded_head_dim);
         let rows = self.row_groups().map(|group| group.size).sum::<usize>();
@@ -332,7 +310,7 @@ impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
             // Slots past the last token may hold anything, even NaN, which a weight of zero would not hide.
             let tokens = tokens.start.max(origin) - origin..tokens.end.min(origin + PANEL) - origin;
             let source = self.panel(panel, Layout::value_panel);
-            let widened = (self.groups > 1).then(|| self.widen(source, padded));
+            let widened = (!self.direct).then(|| self.widen(source, padded));
             for group in self.row_groups() {
                 let weights = group.base * PARTITION + (panel - panels.start) * group.size * PANEL;
                 let weights = self.scratch.scores[weights..].as_ptr();
@@ -345,11 +323,11 @@ impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
                     match widened {
                         Some(values) => {
                             let operands = Values { weights, values, tokens, sums, tiles };
-                            micro::values::<S, StoredF32>(self.simd, group.size, operands);
+                            micro::values_widened(self.operands.isa, group.size, operands);
                         }
                         None => {
                             let operands = Values { weights, values: source, tokens, sums, tiles };
-                            micro::values::<S, K>(self.simd, group.size, operands);
+                            micro::values::<K>(self.operands.isa, group.size, operands);
                         }
                     }
                 }
@@ -358,14 +336,13 @@ impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
     }
 
     /// Joins a partition's sums to the total.
-    #[inline(always)]
     fn merge(&mut self, sums: *const f32, states: &[RowState], totals: &mut [RowState]) {
         let (tiles, padded) = (self.operands.tiles(), self.operands.layout.padded_head_dim);
         for group in self.row_groups() {
             for row in 0..group.rows {
                 let start = group.base * padded + row * PANEL;
                 let state = group.base + row;
-                totals[state] = self.simd.run(Merge {
+                totals[state] = self.operands.isa.run(Merge {
                     total: self.scratch.total[start..].as_mut_ptr(),
                     total_state: totals[state],
                     // SAFETY: the sums have the shape of the total.
@@ -379,7 +356,6 @@ impl<'a, S: Simd, K: Storage> Tile<'a, S, K> {
     }
 
     /// Divides by the sum of weights and writes the tile's part of the output.
-    #[inline(always)]
     fn write_output(&mut self, totals: &[RowState]) {
         let layout = self.operands.layout;
         for group in self.row_groups() {

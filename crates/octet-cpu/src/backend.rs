@@ -1,0 +1,438 @@
+//! [`CpuBackend`]: the operations of the seam, carried out by the kernels.
+
+use std::fs;
+use std::ops::Range;
+
+use octet_backend::{
+    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
+    LinearPart, LinearSpec, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec,
+};
+
+use crate::isa::Isa;
+use crate::kernels::attention::{Attention, AttentionCall};
+use crate::kernels::cache::CpuKvCache;
+use crate::kernels::embed::embed;
+use crate::kernels::linear::{self, LinearContext, LinearScratch, PackedLinear};
+use crate::kernels::norm::{NormOperands, rms_norm};
+use crate::kernels::rotary::{RopeTable, RotaryOperands, rotary_and_cache};
+use crate::kernels::rows::SharedRows;
+use crate::kernels::{for_rows, storage};
+use crate::memory::{AlignedBuffer, device_memory};
+use crate::{CpuError, Pool, PoolOptions};
+
+/// How to start the backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// How many threads, and where.
+    pub threads: PoolOptions,
+    /// Name of an instruction set to use instead of the best one; see [`crate::ISA_VARIABLE`].
+    pub isa: Option<String>,
+}
+
+/// A workspace matrix, `[rows, columns]`, in `f32`.
+pub struct CpuTensor {
+    rows: usize,
+    columns: usize,
+    values: AlignedBuffer<f32>,
+}
+
+impl CpuTensor {
+    /// Holds an operand to its operation: a model that passes another tensor is wrong itself, so this panics.
+    #[track_caller]
+    fn check(&self, what: &str, rows: usize, columns: usize) {
+        assert!(
+            self.columns == columns && self.rows >= rows,
+            "{what} is [{}, {}] where at least {rows} rows of {columns} columns were expected",
+            self.rows,
+            self.columns
+        );
+    }
+}
+
+/// A parameter vector.
+pub struct CpuVector(AlignedBuffer<f32>);
+
+/// A packed weight.
+pub struct CpuLinear(PackedLinear);
+
+/// A rotary embedding: its table's number in the backend, which computes angles once a step for all layers.
+pub struct CpuRope(usize);
+
+/// The backend: workers, an instruction set, and the working memory of kernels.
+pub struct CpuBackend {
+    pool: Pool,
+    isa: Isa,
+    /// The step's batch, copied by `begin_step`.
+    batch: Batch,
+    /// The largest block id of the batch.
+    last_block: u32,
+    /// Counts `begin_step`, so that what layers share is computed once a step.
+    step: u64,
+    /// Rows of the largest workspace tensor: what a batch may have.
+    workspace_rows: usize,
+    ropes: Vec<RopeTable>,
+    linear_scratch: LinearScratch,
+    attention: Attention,
+}
+
+impl CpuBackend {
+    /// Starts the workers and chooses the instruction set.
+    ///
+    /// # Errors
+    /// Options that this machine cannot follow.
+    pub fn new(options: &CpuOptions) -> Result<Self, CpuError> {
+        let isa = match &options.isa {
+            Some(name) => Isa::choose(Some(name))?,
+            None => Isa::from_environment()?,
+        };
+        let pool = Pool::new(&options.threads)?;
+        Ok(Self {
+            linear_scratch: LinearScratch::new(&pool)?,
+            attention: Attention::new(pool.workers())?,
+            pool,
+            isa,
+            batch: Batch::default(),
+            last_block: 0,
+            step: 0,
+            workspace_rows: 0,
+            ropes: Vec::new(),
+        })
+    }
+
+    /// The workers, for what else must be done in parallel between steps.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn linear_context(&mut self) -> LinearContext<'_> {
+        LinearContext { pool: &self.pool, isa: self.isa, scratch: &mut self.linear_scratch }
+    }
+
+    /// Normalises the first `rows` rows.
+    fn normalise(&self, rows: usize, operands: RmsNorm<'_, Self>) {
+        let RmsNorm { input, add, weight, epsilon, output } = operands;
+        let columns = weight.0.len();
+        input.check("the norm's input", rows, columns);
+        output.check("the norm's output", rows, columns);
+        if let Some(add) = add {
+            add.check("what the norm adds", rows, columns);
+        }
+        let operands = NormOperands {
+            input: &mut input.values,
+            add: add.map(|add| &*add.values),
+            weight: &weight.0,
+            epsilon,
+            output: &mut output.values,
+        };
+        rms_norm(&self.pool, self.isa, rows, operands);
+    }
+
+    /// Multiplies the first `rows` rows.
+    fn multiply(
+        &mut self,
+        rows: usize,
+        weight: &CpuLinear,
+        input: &CpuTensor,
+        output: &mut CpuTensor,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        let weight = &weight.0;
+        input.check("the linear's input", rows, weight.columns());
+        output.check("the linear's output", rows, weight.output_columns());
+        let (input, output) = (&input.values, &mut output.values);
+        linear::linear(&mut self.linear_context(), weight, input, rows, output, accumulate)
+    }
+
+    /// Holds queries, keys and values to the cache that they meet, and the batch's blocks too.
+    fn check_heads(
+        &self,
+        attention: AttentionSpec,
+        qkv: &CpuTensor,
+        cache: &CpuKvCache,
+    ) -> Result<(), BackendError> {
+        let (heads, kv_heads) = (attention.query_heads, cache.layout.kv_heads);
+        assert!(heads.is_multiple_of(kv_heads), "{heads} query heads cannot share {kv_heads} KV heads");
+        assert!(attention.layer < cache.spec.layers, "layer {} of too small a cache", attention.layer);
+        let columns = (heads + 2 * kv_heads) * cache.layout.head_dim;
+        qkv.check("queries, keys and values", self.batch.rows(), columns);
+        for sequence in &self.batch.sequences {
+            let tokens = sequence.computed + sequence.rows;
+            let room = sequence.blocks * cache.layout.block_size;
+            assert!(tokens <= room, "{tokens} tokens of a sequence with blocks for {room}");
+        }
+        cache.check_block(self.last_block)
+    }
+}
+
+/// Holds a batch to what its documentation promises. A batch that breaks it was built wrongly, so this panics; kernels
+/// write to rows and slots of different workers' sequences without looking again.
+fn check_batch(batch: &Batch) {
+    assert_eq!(batch.positions.len(), batch.rows(), "a position for each token");
+    let mut rows = 0;
+    for sequence in &batch.sequences {
+        assert_eq!(sequence.first_row, rows, "sequences cover the batch without gaps");
+        assert!(sequence.rows > 0, "a sequence has at least one row");
+        assert!(sequence.first_block + sequence.blocks <= batch.block_tables.len(), "blocks of a sequence");
+        rows += sequence.rows;
+        assert!(rows <= batch.rows(), "sequences do not pass the end of the batch");
+        let mut positions = batch.positions[sequence.first_row..rows].iter().zip(sequence.computed..);
+        assert!(positions.all(|(&found, expected)| found as usize == expected), "positions continue a sequence");
+    }
+    assert_eq!(rows, batch.rows(), "sequences cover the batch");
+    assert!(batch.output_rows.iter().all(|&row| (row as usize) < rows), "output rows are rows");
+}
+
+/// Copies a batch without giving up memory that the copy already has.
+fn copy_batch(from: &Batch, to: &mut Batch) {
+    to.tokens.clone_from(&from.tokens);
+    to.positions.clone_from(&from.positions);
+    to.sequences.clone_from(&from.sequences);
+    to.block_tables.clone_from(&from.block_tables);
+    to.output_rows.clone_from(&from.output_rows);
+}
+
+/// The processor's name as its maker gives it.
+fn processor_name() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+impl Backend for CpuBackend {
+    type Tensor = CpuTensor;
+    type Vector = CpuVector;
+    type Linear = CpuLinear;
+    type Rope = CpuRope;
+    type KvCache = CpuKvCache;
+
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            kind: "cpu",
+            name: processor_name(),
+            architecture: self.isa.name().to_owned(),
+            units: self.pool.workers(),
+        }
+    }
+
+    fn memory(&self) -> DeviceMemory {
+        device_memory()
+    }
+
+    fn load_linear(
+        &mut self,
+        spec: LinearSpec,
+        parts: &[LinearPart<'_>],
+    ) -> Result<CpuLinear, BackendError> {
+        PackedLinear::pack(&self.pool, self.isa, &spec, parts).map(CpuLinear)
+    }
+
+    fn linear_bytes(&self, linear: &CpuLinear) -> usize {
+        linear.0.bytes()
+    }
+
+    fn load_vector(&mut self, values: &[f32]) -> Result<CpuVector, BackendError> {
+        let mut vector = AlignedBuffer::zeroed(values.len())?;
+        vector.copy_from_slice(values);
+        Ok(CpuVector(vector))
+    }
+
+    fn load_rope(&mut self, spec: &RopeSpec, max_rows: usize) -> Result<CpuRope, BackendError> {
+        self.ropes.push(RopeTable::new(spec, max_rows));
+        Ok(CpuRope(self.ropes.len() - 1))
+    }
+
+    fn allocate(&mut self, spec: TensorSpec) -> Result<CpuTensor, BackendError> {
+        let elements = spec.rows.checked_mul(spec.columns).ok_or(BackendError::OutOfMemory {
+            what: "a workspace tensor",
+            requested_bytes: usize::MAX,
+        })?;
+        let values = AlignedBuffer::zeroed(elements)?;
+        self.workspace_rows = self.workspace_rows.max(spec.rows);
+        Ok(CpuTensor { rows: spec.rows, columns: spec.columns, values })
+    }
+
+    fn allocate_kv_cache(&mut self, spec: &KvCacheSpec) -> Result<CpuKvCache, BackendError> {
+        let cache = CpuKvCache::allocate(spec)?;
+        self.attention.reserve(cache.layout)?;
+        Ok(cache)
+    }
+
+    fn kv_cache_types(&self) -> &'static [DataType] {
+        storage::TYPES
+    }
+
+    fn begin_step(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        if batch.rows() > self.workspace_rows {
+            return Err(BackendError::Limit {
+                what: "the batch's number of rows",
+                value: batch.rows(),
+                limit: self.workspace_rows,
+            });
+        }
+        check_batch(batch);
+        copy_batch(batch, &mut self.batch);
+        self.last_block = batch.block_tables.iter().copied().max().unwrap_or(0);
+        self.step += 1;
+        Ok(())
+    }
+
+    fn embed(&mut self, table: &CpuLinear, output: &mut CpuTensor) -> Result<(), BackendError> {
+        output.check("the embedding's output", self.batch.rows(), table.0.columns());
+        embed(&self.pool, &table.0, &self.batch.tokens, &mut output.values)
+    }
+
+    fn rms_norm(&mut self, operands: RmsNorm<'_, Self>) -> Result<(), BackendError> {
+        self.normalise(self.batch.rows(), operands);
+        Ok(())
+    }
+
+    fn linear(
+        &mut self,
+        weight: &CpuLinear,
+        input: &CpuTensor,
+        output: &mut CpuTensor,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        self.multiply(self.batch.rows(), weight, input, output, accumulate)
+    }
+
+    fn gated_linear(
+        &mut self,
+        weight: &CpuLinear,
+        activation: Activation,
+        input: &CpuTensor,
+        output: &mut CpuTensor,
+    ) -> Result<(), BackendError> {
+        let (rows, weight) = (self.batch.rows(), &weight.0);
+        input.check("the gated linear's input", rows, weight.columns());
+        output.check("the gated linear's output", rows, weight.output_columns());
+        let (input, output) = (&input.values, &mut output.values);
+        linear::gated_linear(&mut self.linear_context(), weight, activation, input, rows, output)
+    }
+
+    fn rotary_and_cache(
+        &mut self,
+        attention: AttentionSpec,
+        operands: RotaryAndCache<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let RotaryAndCache { qkv, query_norm, key_norm, epsilon, rope, cache } = operands;
+        self.check_heads(attention, qkv, cache)?;
+        let head_dim = cache.layout.head_dim;
+        let rope = &mut self.ropes[rope.0];
+        assert!(2 * rope.pairs() <= head_dim, "rotation of {} pairs in heads of {head_dim}", rope.pairs());
+        let norms = [query_norm, key_norm].map(|norm| norm.map(|norm| &*norm.0));
+        assert!(norms.iter().flatten().all(|norm| norm.len() == head_dim), "norms of a head have its size");
+        rope.prepare(&self.pool, &self.batch, self.step);
+        let operands = RotaryOperands {
+            batch: &self.batch,
+            layer: attention.layer,
+            query_heads: attention.query_heads,
+            qkv: &mut qkv.values,
+            query_norm: norms[0],
+            key_norm: norms[1],
+            epsilon,
+            rope,
+            cache,
+        };
+        rotary_and_cache(&self.pool, self.isa, operands);
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        attention: AttentionSpec,
+        qkv: &CpuTensor,
+        cache: &CpuKvCache,
+        output: &mut CpuTensor,
+    ) -> Result<(), BackendError> {
+        self.check_heads(attention, qkv, cache)?;
+        let columns = attention.query_heads * cache.layout.head_dim;
+        output.check("attention's output", self.batch.rows(), columns);
+        let call = AttentionCall {
+            batch: &self.batch,
+            step: self.step,
+            attention,
+            qkv: &qkv.values,
+            cache,
+            output: &mut output.values,
+        };
+        self.attention.run(&self.pool, self.isa, call);
+        Ok(())
+    }
+
+    fn gather_rows(
+        &mut self,
+        selection: Range<usize>,
+        input: &CpuTensor,
+        output: &mut CpuTensor,
+    ) -> Result<(), BackendError> {
+        let columns = input.columns;
+        input.check("the rows to gather from", self.batch.rows(), output.columns);
+        output.check("the gathered rows", selection.len(), columns);
+        let rows = &self.batch.output_rows[selection];
+        let gathered = SharedRows::new(&mut output.values, columns);
+        for_rows(&self.pool, rows.len(), columns, &|row| {
+            let start = rows[row] as usize * columns;
+            // SAFETY: each row is given to one worker.
+            unsafe { gathered.row(row) }.copy_from_slice(&input.values[start..start + columns]);
+        });
+        Ok(())
+    }
+
+    fn logits(
+        &mut self,
+        rows: usize,
+        norm: RmsNorm<'_, Self>,
+        head: &CpuLinear,
+        logits: &mut CpuTensor,
+    ) -> Result<(), BackendError> {
+        let RmsNorm { input, add, weight, epsilon, output } = norm;
+        self.normalise(rows, RmsNorm { input, add, weight, epsilon, output: &mut *output });
+        self.multiply(rows, head, output, logits, false)
+    }
+
+    fn copy_blocks(&mut self, cache: &mut CpuKvCache, pairs: &[(u32, u32)]) -> Result<(), BackendError> {
+        cache.copy_blocks(pairs)
+    }
+
+    fn map_logits(
+        &mut self,
+        logits: &mut CpuTensor,
+        rows: usize,
+        visit: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) -> Result<(), BackendError> {
+        logits.check("the logits", rows, logits.columns);
+        let columns = logits.columns;
+        let logits = SharedRows::new(&mut logits.values, columns);
+        self.pool.run_tasks(rows, &|_, row| {
+            // SAFETY: each row is one task.
+            visit(row, unsafe { logits.row(row) });
+        });
+        Ok(())
+    }
+
+    fn read_tensor(&mut self, tensor: &CpuTensor, rows: usize) -> Result<Vec<f32>, BackendError> {
+        tensor.check("the tensor to read", rows, tensor.columns);
+        Ok(tensor.values[..rows * tensor.columns].to_vec())
+    }
+
+    fn write_tensor(&mut self, tensor: &mut CpuTensor, values: &[f32]) -> Result<(), BackendError> {
+        let limit = tensor.values.len();
+        if values.len() > limit {
+            return Err(BackendError::Limit { what: "the number of values", value: values.len(), limit });
+        }
+        tensor.values[..values.len()].copy_from_slice(values);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processor_has_a_name() {
+        assert!(!processor_name().is_empty());
+    }
+}

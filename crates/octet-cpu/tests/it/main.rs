@@ -1,0 +1,3 @@
+//! The CPU backend through its public interface.
+
+mod conformance;
