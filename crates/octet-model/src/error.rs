@@ -132,7 +132,7 @@ pub enum ModelError {
     },
     /// `--quantization` contradicts what the checkpoint says of itself.
     #[error(
-        "the checkpoint is quantised already ({method}); {asked} cannot be applied on top of it, leave it out"
+        "the checkpoint is quantised already ({method}); --quantization {asked} cannot be applied on top of it, leave it out"
     )]
     AlreadyQuantized {
         /// The checkpoint's own method.

@@ -12,7 +12,7 @@ use crate::decoder::Decoder;
 use crate::kv_scales::KvScales;
 use crate::memory::{DoesNotFit, MaxModelLen};
 use crate::options::{LoadFormat, LoadOptions, ModelSource};
-use crate::quantization::QuantizationConfig;
+use crate::quantization::{OnlineQuantization, QuantizationConfig};
 use crate::runner::{Runner, RunnerLimits};
 use crate::weights::{Packed, PlanOptions, WeightPlan, pack};
 use crate::{ModelError, shapes};
@@ -194,10 +194,7 @@ impl<B: Backend> LoadedModel<B> {
             return Err(ModelError::TooLong { asked, limit: longest });
         }
         let quantization = QuantizationConfig::read(&model.config, &model.file)?;
-        if let (Some(own), true) = (&quantization, options.quantization.is_some()) {
-            let asked = "--quantization".to_owned();
-            return Err(ModelError::AlreadyQuantized { method: own.method().to_owned(), asked });
-        }
+        let online = online(quantization.as_ref(), options.quantization)?;
         let checkpoint = match &model.folder {
             Some(folder) if !model.is_dummy => Some(Checkpoint::open(folder)?),
             _ => None,
@@ -213,7 +210,7 @@ impl<B: Backend> LoadedModel<B> {
         let plan_options = PlanOptions {
             data_type: weight_type,
             quantization: quantization.as_ref(),
-            online: options.quantization,
+            online,
             quantize_head: options.quantize_head,
         };
         let plan = WeightPlan::new(&model.config, plan_options, checkpoint.as_ref())?;
@@ -318,6 +315,21 @@ impl<B: Backend> LoadedModel<B> {
         };
         let decoder = Decoder::new(&config, self.weights);
         Runner::new(self.backend, &config, decoder, limits, &cache)
+    }
+}
+
+/// A checkpoint's own quantisation wins; asking for the same again is no contradiction, anything else is.
+fn online(
+    own: Option<&QuantizationConfig>,
+    asked: Option<OnlineQuantization>,
+) -> Result<Option<OnlineQuantization>, ModelError> {
+    match (own, asked) {
+        (None, asked) => Ok(asked),
+        (Some(_), None) => Ok(None),
+        (Some(QuantizationConfig::Fp8(_)), Some(OnlineQuantization::Tensor)) => Ok(None),
+        (Some(own), Some(asked)) => {
+            Err(ModelError::AlreadyQuantized { method: own.method().to_owned(), asked: asked.to_string() })
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `--quantization`: FP8 made from 16-bit weights while they are loaded, one linear at a time.
 
+use std::fmt;
 use std::str::FromStr;
 use std::thread;
 
@@ -37,6 +38,16 @@ impl OnlineQuantization {
     }
 }
 
+impl fmt::Display for OnlineQuantization {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Tensor => "fp8",
+            Self::Channel => "fp8_per_channel",
+            Self::Block => "fp8_per_block",
+        })
+    }
+}
+
 impl FromStr for OnlineQuantization {
     type Err = ModelError;
 
@@ -48,7 +59,8 @@ impl FromStr for OnlineQuantization {
             _ => Err(ModelError::Unsupported {
                 what: "--quantization",
                 found: name.to_owned(),
-                supported: "fp8, fp8_per_channel, fp8_per_block".to_owned(),
+                supported: "fp8, fp8_per_channel, fp8_per_block (a quantised checkpoint needs no flag)"
+                    .to_owned(),
             }),
         }
     }

@@ -256,9 +256,11 @@ fn quantisations_that_are_not_supported() {
 
 #[test]
 fn choices_that_contradict_the_checkpoint() {
-    let quantization = Some(OnlineQuantization::Tensor);
+    let same = LoadOptions { quantization: Some(OnlineQuantization::Tensor), ..EXACT };
+    float8().load_with(same).expect("fp8 asked for, fp8 found");
+    let quantization = Some(OnlineQuantization::Channel);
     let error = float8().load_with(LoadOptions { quantization, ..EXACT }).err().unwrap().to_string();
-    says(&error, &["quantised already (fp8)", "--quantization cannot be applied"]);
+    says(&error, &["quantised already (fp8)", "--quantization fp8_per_channel cannot be applied"]);
     let max_model_len = MaxModelLen::Tokens(1 << 30);
     let error = Draft::of(CASE).load_with(LoadOptions { max_model_len, ..EXACT }).err().unwrap().to_string();
     says(&error, &["max_model_len 1073741824 is above the", "tokens that the model's config allows"]);
