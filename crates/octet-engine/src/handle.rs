@@ -96,8 +96,8 @@ impl EngineHandle {
     }
 
     /// Stops admission at once and returns. What is inside may go on for `drain`, then it is aborted; then the thread
-    /// ends. Called again, the earlier deadline holds.
+    /// ends. Called again, the earlier deadline holds. A time too long to be counted is no deadline.
     pub fn shutdown(&self, drain: Duration) {
-        self.core.mailbox.close_admission(Some(Instant::now() + drain));
+        self.core.mailbox.close_admission(Instant::now().checked_add(drain));
     }
 }

@@ -140,6 +140,7 @@ impl KvBlocks {
         for index in sequence.cached_blocks..full {
             let parent = sequence.cached_prefix;
             let block = sequence.blocks[index];
+            debug_assert_ne!(block, NULL_BLOCK, "a block is told of in the step that fills it");
             let content = block_content(cache, sequence, index, parent, self.block_size);
             sequence.cached_prefix = cache.insert(block, content, |id| !self.pool.is_free(id));
         }

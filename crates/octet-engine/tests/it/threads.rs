@@ -88,7 +88,7 @@ fn a_duplicate_id_fails_the_second_request_alone() {
     let (second, second_record) = request(7, &[1], 20);
     handle.submit(first).unwrap();
     handle.submit(second).unwrap();
-    handle.shutdown(LONG);
+    handle.shutdown(Duration::MAX);
     assert_eq!(thread.join(), EngineExit::Stopped);
     assert_eq!(first_record.tokens().len(), 20);
     let reason = RequestFault::Output("request id 7 is already in use".into());
