@@ -19,5 +19,6 @@ macro_rules! conformance {
     };
 }
 
+mod broken;
 mod cpu;
 mod reference;

@@ -4,9 +4,10 @@ use octet_conformance::Claims;
 use octet_float8::Float8Format;
 use octet_reference::ReferenceBackend;
 
-/// All four formats: there is no other backend yet that keeps FNUZ.
+/// Formats that other backends do not keep: theirs are computed here whenever they are tested.
 fn claims() -> Claims {
-    Claims { float8_weights: Float8Format::ALL.to_vec(), ..Claims::f32_activations() }
+    let float8_weights = vec![Float8Format::E4M3Fnuz, Float8Format::E5M2Fnuz];
+    Claims { float8_weights, ..Claims::f32_activations() }
 }
 
 conformance!(claims(), ReferenceBackend::new());
