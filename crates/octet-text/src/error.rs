@@ -53,6 +53,15 @@ pub enum TextError {
         text: String,
     },
 
+    /// A token id that no model has.
+    #[error("tokenizer.json has the token id {id}; ids from {limit} on are not supported")]
+    TokenIdTooLarge {
+        /// The highest id.
+        id: u32,
+        /// The lowest one that is refused.
+        limit: u32,
+    },
+
     /// The model cannot embed all tokens of the tokenizer.
     #[error(
         "the tokenizer has {vocabulary_size} tokens and the model embeds {embedding_rows}: tokenizer and weights do not \
@@ -134,6 +143,7 @@ impl TextError {
             | Self::UnsupportedDecoder { .. }
             | Self::UnknownSpecialToken { .. }
             | Self::VocabularyTooLarge { .. }
+            | Self::TokenIdTooLarge { .. }
             | Self::TemplateSyntax { .. } => false,
         }
     }

@@ -4,12 +4,13 @@
 //! are run here, over the whole vocabulary at once. What remains are the stages that look across tokens, and of those
 //! there are few: bytes that join to characters ([`Join`]), and blanks that are cut off at the start of the text.
 
-use std::collections::HashMap;
-
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::{Decoder, Tokenizer};
 
 use crate::TextError;
+
+/// Token ids from here on are taken for damage: no vocabulary is a tenth as large, and tables are as long as ids are high.
+const TOKEN_ID_LIMIT: u32 = 1 << 24;
 
 /// How the pieces of tokens become text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,13 +139,22 @@ fn run(stages: &[DecoderWrapper], mut tokens: Vec<String>) -> Result<Vec<String>
     }
 }
 
+/// One more than the highest character that stands for a byte.
+const BYTE_CHARACTERS: usize = 0x144;
+
 /// The byte of each character in the vocabulary of a byte-level BPE: printable characters of Latin-1 stand for
 /// themselves, all other bytes in turn for U+0100 and what follows (GPT-2's `bytes_to_unicode`).
-fn byte_level_characters() -> HashMap<char, u8> {
-    let is_printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    let others = (0..=255).filter(|&byte| !is_printable(byte)).zip('\u{100}'..);
-    let printable = (0..=255).filter(|&byte| is_printable(byte)).map(|byte| (char::from(byte), byte));
-    others.map(|(byte, character)| (character, byte)).chain(printable).collect()
+fn byte_level_characters() -> [Option<u8>; BYTE_CHARACTERS] {
+    let mut bytes = [None; BYTE_CHARACTERS];
+    let mut others = 0x100..;
+    for byte in 0..=u8::MAX {
+        let character = match byte {
+            b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => usize::from(byte),
+            _ => others.next().expect("the range has no end"),
+        };
+        bytes[character] = Some(byte);
+    }
+    bytes
 }
 
 /// The byte of a token such as `<0x0A>`.
@@ -157,24 +167,24 @@ impl TokenTable {
     pub(crate) fn new(tokenizer: &Tokenizer) -> Result<Self, TextError> {
         let plan = Plan::of(tokenizer.get_decoder())?;
         let vocabulary = tokenizer.get_vocab(true);
-        let length = vocabulary.values().max().map_or(0, |&highest| highest as usize + 1);
+        let highest = vocabulary.values().max().copied();
+        if let Some(id) = highest.filter(|&id| id >= TOKEN_ID_LIMIT) {
+            return Err(TextError::TokenIdTooLarge { id, limit: TOKEN_ID_LIMIT });
+        }
+        let length = highest.map_or(0, |id| id as usize + 1);
         let mut spellings: Vec<Option<String>> = vec![None; length];
-        for id in vocabulary.into_values() {
-            // Of two spellings with one id, decoding takes the added token's.
-            spellings[id as usize] = tokenizer.id_to_token(id);
+        let mut is_special = vec![false; length];
+        for (text, id) in vocabulary {
+            spellings[id as usize] = Some(text);
         }
         let added = tokenizer.get_added_vocabulary();
-        let is_special = spellings
-            .iter()
-            .map(|spelling| spelling.as_deref().is_some_and(|text| added.is_special_token(text)));
-        let mut table = Self {
-            pieces: Vec::new(),
-            ends: Vec::with_capacity(length),
-            kinds: Vec::with_capacity(length),
-            is_special: is_special.collect(),
-            spellings: None,
-            plan,
-        };
+        for (&id, token) in added.get_added_tokens_decoder() {
+            // Of two spellings with one id, decoding takes the added token's.
+            spellings[id as usize] = Some(token.content.clone());
+            is_special[id as usize] = added.is_special_token(&token.content);
+        }
+        let (ends, kinds) = (Vec::with_capacity(length), Vec::with_capacity(length));
+        let mut table = Self { pieces: Vec::new(), ends, kinds, is_special, spellings: None, plan };
         table.fill(&spellings)?;
         if table.plan.start_differs {
             table.spellings = Some(spellings.into_iter().map(Option::unwrap_or_default).collect());
@@ -183,12 +193,20 @@ impl TokenTable {
     }
 
     fn fill(&mut self, spellings: &[Option<String>]) -> Result<(), TextError> {
-        // A token before all others, so that none of them is the first.
-        let tokens = std::iter::once(String::new())
-            .chain(spellings.iter().map(|text| text.clone().unwrap_or_default()));
-        let texts = run(&self.plan.stages, tokens.collect())?;
+        let originals = spellings.iter().map(|text| text.as_deref().unwrap_or_default());
+        let staged = if self.plan.stages.is_empty() {
+            None
+        } else {
+            // A token before all others, so that none of them is the first.
+            let tokens = std::iter::once("").chain(originals.clone()).map(str::to_owned).collect();
+            Some(run(&self.plan.stages, tokens)?)
+        };
+        let texts: Vec<&str> = match &staged {
+            None => originals.collect(),
+            Some(staged) => staged.iter().skip(1).map(String::as_str).collect(),
+        };
         let characters = byte_level_characters();
-        for (spelling, text) in spellings.iter().zip(&texts[1..]) {
+        for (spelling, text) in spellings.iter().zip(texts) {
             let kind = match (spelling, self.plan.join) {
                 (None, _) => Kind::Unknown,
                 (Some(_), Join::Text) => {
@@ -199,10 +217,13 @@ impl TokenTable {
                     Kind::Piece
                 }
                 (Some(_), Join::Bytes) => {
-                    let bytes: Option<Vec<u8>> =
-                        text.chars().map(|character| characters.get(&character).copied()).collect();
-                    // An added token may have characters that stand for no byte: it is then taken literally.
-                    self.pieces.extend(bytes.as_deref().unwrap_or(text.as_bytes()));
+                    let byte = |character| characters.get(character as usize).copied().flatten();
+                    if text.chars().all(|character| byte(character).is_some()) {
+                        self.pieces.extend(text.chars().filter_map(byte));
+                    } else {
+                        // An added token may have characters that stand for no byte: it is then taken literally.
+                        self.pieces.extend(text.bytes());
+                    }
                     Kind::Piece
                 }
                 (Some(_), Join::ByteRuns) => {
@@ -271,10 +292,10 @@ mod tests {
     #[test]
     fn byte_level_characters_are_gpt2s() {
         let characters = byte_level_characters();
-        assert_eq!(characters.len(), 256);
+        assert_eq!(characters.iter().flatten().count(), 256);
         for (character, byte) in [('A', b'A'), ('Ġ', b' '), ('Ċ', b'\n'), ('Ń', 0xAD), ('ÿ', 0xFF), ('Ā', 0)]
         {
-            assert_eq!(characters[&character], byte, "{character}");
+            assert_eq!(characters[character as usize], Some(byte), "{character}");
         }
     }
 

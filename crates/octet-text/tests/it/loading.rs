@@ -137,3 +137,11 @@ fn a_vocabulary_beyond_the_embedding_is_refused() {
     let message = tokenizer.check_vocabulary(266).unwrap_err().to_string();
     assert!(message.contains("267") && message.contains("266"), "{message}");
 }
+
+#[test]
+fn an_absurd_token_id_is_refused() {
+    let mut definition = byte_fallback();
+    definition["model"]["vocab"]["hello"] = json!(4_000_000_000u32);
+    let refused = error(&Folder::new().with_json("tokenizer.json", &definition));
+    assert!(matches!(refused, TextError::TokenIdTooLarge { id: 4_000_000_000, .. }), "{refused}");
+}
