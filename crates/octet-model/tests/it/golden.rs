@@ -4,7 +4,7 @@ use octet_backend::Backend;
 use octet_model::{LoadOptions, WeightType};
 use octet_reference::ReferenceBackend;
 
-use crate::support::{EXACT, Golden, distance, generate, limits, load_on, logits, spread};
+use crate::support::{EXACT, Golden, cpu, distance, generate, limits, load_on, logits, spread};
 
 /// Every folder of `tests/golden`; the test below holds this list against the folder.
 const CASES: [&str; 16] = [
@@ -65,18 +65,30 @@ fn reference_backend_agrees_in_float32() {
     }
 }
 
+#[test]
+fn cpu_backend_agrees_in_float32() {
+    for case in CASES {
+        agrees(cpu(), case, EXACT, 1e-4);
+    }
+}
+
 /// A checkpoint in bf16 or f16 is run as it is stored; only the KV cache is rounded besides.
 #[test]
 fn stored_types_stay_close_to_float32() {
     for case in ["llama-f16", "qwen3", "mistral-nemo-head-dim"] {
         let golden = Golden::read(case);
         let options = LoadOptions { weight_type: WeightType::Auto, ..EXACT };
-        let model = load_on(ReferenceBackend::new(), &golden.folder, options).unwrap();
-        let mut runner = model.into_runner(limits(golden.max_model_len)).unwrap();
-        let found = logits(&mut runner, &golden.prompt, usize::MAX / 2);
-        let difference = distance(&found, &golden.logits) / spread(&golden.logits);
-        assert!(difference > 0.0 && difference < 0.05, "{case}: {difference}");
+        stays_close(ReferenceBackend::new(), &golden, options);
+        stays_close(cpu(), &golden, options);
     }
+}
+
+fn stays_close<B: Backend>(backend: B, golden: &Golden, options: LoadOptions) {
+    let model = load_on(backend, &golden.folder, options).unwrap();
+    let mut runner = model.into_runner(limits(golden.max_model_len)).unwrap();
+    let found = logits(&mut runner, &golden.prompt, usize::MAX / 2);
+    let difference = distance(&found, &golden.logits) / spread(&golden.logits);
+    assert!(difference > 0.0 && difference < 0.05, "{}: {difference}", golden.folder.display());
 }
 
 /// Weights in f32 are rounded to bf16 unless asked otherwise, and that is said.

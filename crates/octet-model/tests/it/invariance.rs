@@ -1,19 +1,33 @@
 //! The same logits, to the bit, however a prompt is cut and whatever else is in the batch.
 
-use octet_backend::Batch;
+use octet_backend::{Backend, Batch};
+use octet_model::{KvCacheChoice, LoadOptions, WeightType};
 use octet_reference::ReferenceBackend;
 
-use crate::support::{BLOCK_SIZE, EXACT, Golden, block_table, continue_logits, limits, load_on, logits};
+use crate::support::{BLOCK_SIZE, EXACT, Golden, block_table, continue_logits, cpu, limits, load_on, logits};
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
+/// In f32, and as a server runs it: weights as stored, an FP8 cache.
+fn options() -> [LoadOptions; 2] {
+    let served = LoadOptions { weight_type: WeightType::Auto, kv_cache_type: KvCacheChoice::Fp8, ..EXACT };
+    [EXACT, served]
+}
+
 #[test]
 fn chunks_and_prefix_hits_change_nothing() {
+    for options in options() {
+        chunks_and_hits(ReferenceBackend::new, options);
+        chunks_and_hits(cpu, options);
+    }
+}
+
+fn chunks_and_hits<B: Backend>(backend: impl Fn() -> B, options: LoadOptions) {
     for case in ["llama-gqa-rope-llama3", "mistral-sliding-window", "qwen3"] {
         let golden = Golden::read(case);
-        let model = load_on(ReferenceBackend::new(), &golden.folder, EXACT).unwrap();
+        let model = load_on(backend(), &golden.folder, options).unwrap();
         let mut runner = model.into_runner(limits(golden.max_model_len)).unwrap();
         let whole = logits(&mut runner, &golden.prompt, usize::MAX / 2);
         for chunk in [1, 7, 16] {
@@ -30,8 +44,15 @@ fn chunks_and_prefix_hits_change_nothing() {
 
 #[test]
 fn neighbours_change_nothing() {
+    for options in options() {
+        neighbours(ReferenceBackend::new(), options);
+        neighbours(cpu(), options);
+    }
+}
+
+fn neighbours<B: Backend>(backend: B, options: LoadOptions) {
     let golden = Golden::read("qwen2-tied");
-    let model = load_on(ReferenceBackend::new(), &golden.folder, EXACT).unwrap();
+    let model = load_on(backend, &golden.folder, options).unwrap();
     let mut runner = model.into_runner(limits(golden.max_model_len)).unwrap();
     let prompt = &golden.prompt[..20];
     let alone = logits(&mut runner, prompt, usize::MAX / 2);

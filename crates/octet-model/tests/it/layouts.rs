@@ -74,6 +74,11 @@ fn run(draft: &Draft, options: LoadOptions) -> Vec<f32> {
     logits(&mut runner, &Golden::read(CASE).prompt, usize::MAX / 2)
 }
 
+fn run_on_cpu(draft: &Draft, options: LoadOptions) -> Vec<f32> {
+    let mut runner = draft.load_on_cpu(options).unwrap().into_runner(limits(128)).unwrap();
+    logits(&mut runner, &Golden::read(CASE).prompt, usize::MAX / 2)
+}
+
 /// How a layout names things.
 struct Layout {
     config: Value,
@@ -110,6 +115,8 @@ fn check(name: &str, layout: &Layout) {
         "{name}: {}",
         distance(&found, &expected)
     );
+    let on_cpu = run_on_cpu(&stored, EXACT);
+    assert!(distance(&on_cpu, &expected) / spread(&expected) < 1e-4, "{name} on the CPU backend");
     assert!(distance(&exact, &expected) / spread(&expected) > 1e-3, "{name}: the test quantised nothing");
 }
 
@@ -222,6 +229,8 @@ fn online_quantisation() {
         let found = run(&draft, LoadOptions { quantization: Some(how), ..EXACT });
         let expected = run(&twin, EXACT);
         assert!(distance(&found, &expected) / spread(&expected) < 1e-5, "{how:?}");
+        let on_cpu = run_on_cpu(&draft, LoadOptions { quantization: Some(how), ..EXACT });
+        assert!(distance(&on_cpu, &expected) / spread(&expected) < 1e-4, "{how:?} on the CPU backend");
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use octet_backend::{Backend, Batch};
+use octet_cpu::{CpuBackend, CpuOptions, PoolOptions, ThreadBinding};
 use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 use octet_model::{LoadOptions, LoadedModel, ModelError, ModelSource, Runner, RunnerLimits, WeightType};
 use octet_reference::ReferenceBackend;
@@ -132,10 +133,22 @@ impl Draft {
         load(folder.path(), options)
     }
 
+    /// Loads it onto the CPU backend.
+    pub(crate) fn load_on_cpu(&self, options: LoadOptions) -> Result<LoadedModel<CpuBackend>, ModelError> {
+        let folder = self.write();
+        load_on(cpu(), folder.path(), options)
+    }
+
     /// The error that loading gives.
     pub(crate) fn error(&self) -> String {
         self.load_with(EXACT).err().expect("loading should fail").to_string()
     }
+}
+
+/// Two workers wherever the system puts them: tests run side by side.
+pub(crate) fn cpu() -> CpuBackend {
+    let threads = PoolOptions { workers: Some(2), binding: ThreadBinding::Unbound, reserved_cores: 0 };
+    CpuBackend::new(&CpuOptions { threads, isa: None }).unwrap()
 }
 
 pub(crate) fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) {
