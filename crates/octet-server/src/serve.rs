@@ -21,8 +21,11 @@ use crate::state::App;
 /// Threads that serve connections. They parse and frame; the engine has its own, and needs the cores more.
 const CONNECTION_THREADS: usize = 2;
 
+/// Threads that render templates and tokenise. More would only take cores from the engine; requests wait for a free one.
+const PREPARING_THREADS: usize = 4;
+
 /// How long `/health` says that the engine died before the process ends.
-const FAULT_LINGER: Duration = Duration::from_secs(1);
+const FAULT_LINGER: Duration = Duration::from_secs(2);
 
 /// What is left to connections after the last sequence has ended, to send what was generated.
 const FLUSH_TIME: Duration = Duration::from_secs(5);
@@ -50,6 +53,7 @@ pub fn run(
 ) -> Result<(), ServerError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONNECTION_THREADS)
+        .max_blocking_threads(PREPARING_THREADS)
         .thread_name("octet-http")
         .enable_all()
         .build()

@@ -394,3 +394,114 @@ fn integer(field: &'static str, value: i64) -> Result<i32, ApiError> {
 fn out_of_range(field: &'static str, range: &str, value: impl Display) -> ApiError {
     ApiError::OutOfRange { field, range: range.to_owned(), value: value.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::decode;
+
+    fn rules() -> Rules<'static> {
+        Rules {
+            limits: Limits::default(),
+            defaults: GenerationDefaults::default(),
+            priority_scheduling: false,
+            tokens_as_token_ids: false,
+            force_include_usage: false,
+            logprobs_mode: LogprobsMode::RawLogprobs,
+            vocabulary_size: 100,
+            eos_token_id: Some(2),
+            stop_token_ids: &[9, 4],
+        }
+    }
+
+    fn check(body: &str, rules: &Rules<'_>) -> Result<Parameters, ApiError> {
+        validate(&decode(body).unwrap(), rules)
+    }
+
+    #[test]
+    fn an_empty_request_is_neutral() {
+        let parameters = check("{}", &rules()).unwrap();
+        let expected = SamplingParams {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 0,
+            min_tokens: 0,
+            eos_token_id: Some(2),
+            stop_token_ids: vec![4, 9],
+            logit_bias: Vec::new(),
+            allowed_token_ids: None,
+            bad_words: Vec::new(),
+            logprobs: None,
+            prompt_logprobs: None,
+            logprobs_mode: LogprobsMode::RawLogprobs,
+        };
+        assert_eq!(parameters.sampling, expected);
+        assert_eq!((parameters.n, parameters.seed, parameters.stream), (1, None, None));
+        assert!(parameters.skip_special_tokens);
+    }
+
+    #[test]
+    fn greedy_needs_no_truncation_and_small_temperatures_are_raised() {
+        let body = r#"{"temperature": 0, "top_k": 5, "top_p": 0.5, "min_p": 0.1}"#;
+        let sampling = check(body, &rules()).unwrap().sampling;
+        assert_eq!((sampling.top_k, sampling.top_p, sampling.min_p), (0, 1.0, 0.0));
+        let temperature = |body: &str| check(body, &rules()).unwrap().sampling.temperature;
+        assert_eq!(temperature(r#"{"temperature": 0.001}"#), 0.01);
+        assert_eq!(temperature(r#"{"temperature": 2}"#), 2.0);
+    }
+
+    #[test]
+    fn the_ends_of_a_sequence() {
+        let body = r#"{"stop_token_ids": [7, 4]}"#;
+        assert_eq!(check(body, &rules()).unwrap().sampling.stop_token_ids, [4, 7, 9]);
+        let body = r#"{"stop_token_ids": [7], "ignore_eos": true}"#;
+        let sampling = check(body, &rules()).unwrap().sampling;
+        assert_eq!((sampling.eos_token_id, sampling.stop_token_ids), (None, vec![7]));
+    }
+
+    #[test]
+    fn seeds_of_any_sign_and_minus_one_for_none() {
+        assert_eq!(check(r#"{"seed": -1}"#, &rules()).unwrap().seed, None);
+        assert_eq!(check(r#"{"seed": -7}"#, &rules()).unwrap().seed, Some(-7));
+        assert_eq!(check(r#"{"seed": 9223372036854775807}"#, &rules()).unwrap().seed, Some(i64::MAX));
+    }
+
+    #[test]
+    fn logprob_counts_follow_the_servers_bound() {
+        let unbounded = Limits { max_logprobs: None, ..Limits::default() };
+        let count = |value, limits: &Limits| check_logprob_count("logprobs", Integer(value), limits).ok();
+        assert_eq!(count(20, &Limits::default()), Some(LogprobCount::Top(20)));
+        assert_eq!(count(21, &Limits::default()), None);
+        assert_eq!(count(-1, &Limits::default()), None);
+        assert_eq!(count(-1, &unbounded), Some(LogprobCount::All));
+        assert_eq!(count(5000, &unbounded), Some(LogprobCount::Top(5000)));
+        assert_eq!(count(-2, &unbounded), None);
+    }
+
+    #[test]
+    fn usage_in_streams() {
+        let stream = |body: &str, rules: &Rules<'_>| check(body, rules).unwrap().stream;
+        let plain = StreamUsage { at_end: false, continuous: false };
+        assert_eq!(stream(r#"{"stream": true}"#, &rules()), Some(plain));
+        let forced = Rules { force_include_usage: true, ..rules() };
+        let at_end = StreamUsage { at_end: true, continuous: false };
+        assert_eq!(stream(r#"{"stream": true}"#, &forced), Some(at_end));
+        let body = r#"{"stream": true, "stream_options": {"continuous_usage_stats": true}}"#;
+        assert_eq!(stream(body, &rules()), Some(plain), "continuous usage is a kind of usage");
+        let both = StreamUsage { at_end: true, continuous: true };
+        assert_eq!(stream(body, &forced), Some(both));
+    }
+
+    #[test]
+    fn priorities_where_the_engine_has_them() {
+        let by_priority = Rules { priority_scheduling: true, ..rules() };
+        assert_eq!(check(r#"{"priority": -3}"#, &by_priority).unwrap().priority, -3);
+        assert!(check(r#"{"priority": 3000000000}"#, &by_priority).is_err());
+        assert!(check(r#"{"priority": 0}"#, &rules()).is_ok());
+    }
+}
