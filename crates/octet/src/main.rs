@@ -1,3 +1,39 @@
-//! The program.
+//! The program: one file for each subcommand. It picks the backend and wires the crates below it.
+//!
+//! - `cli/` is what was typed; `settings.rs` makes of it what is meant, once.
+//! - `start.rs` brings a model up: backend, weights, memory plan, engine; `report.rs` says what it found.
+//! - `serve.rs`, `bench/` and `terminal.rs` (with `client/`) are the subcommands.
 
-fn main() {}
+mod bench;
+mod cli;
+mod client;
+mod logging;
+mod report;
+mod serve;
+mod settings;
+mod shipped;
+mod start;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(cli::normalised(std::env::args_os()));
+    let outcome = match cli.command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Bench(cli::bench::BenchCommand::Latency(arguments)) => bench::run(&arguments),
+        Command::Complete(arguments) => terminal::complete(*arguments),
+        Command::Chat(arguments) => terminal::chat(*arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

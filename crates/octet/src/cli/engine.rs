@@ -1,0 +1,106 @@
+//! Flags that say which model runs and how: shared by every subcommand that loads one.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use octet_model::{KvCacheChoice, LoadFormat, MaxModelLen, OnlineQuantization, WeightType};
+
+use super::sizes::{parse_bytes, parse_count, parse_max_model_len};
+
+/// Reads a value by its type's own rules, so that errors name what is supported.
+fn parse_with<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.parse::<T>().map_err(|error| error.to_string())
+}
+
+/// Model, precision, memory and scheduling.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EngineArgs {
+    /// Element type of weights and KV cache: `auto` keeps 16-bit checkpoints as they are and casts float32 to bfloat16.
+    #[arg(long, default_value = "auto", value_parser = parse_with::<WeightType>, value_name = "TYPE", help_heading = "Model")]
+    pub(crate) dtype: WeightType,
+    /// Quantise a 16-bit checkpoint while loading: fp8 (one scale a matrix), fp8_per_channel, fp8_per_block (128x128).
+    #[arg(short = 'q', long, value_parser = parse_with::<OnlineQuantization>, help_heading = "Model", value_name = "SCHEME")]
+    pub(crate) quantization: Option<OnlineQuantization>,
+    /// With --quantization: quantise the output head too. A tied embedding keeps its 16-bit table for look-ups.
+    #[arg(long, requires = "quantization", help_heading = "Model")]
+    pub(crate) quantize_head: bool,
+    /// Where weights come from: `dummy` makes random ones of the config's shape.
+    #[arg(long, default_value = "auto", value_parser = parse_with::<LoadFormat>, value_name = "auto|safetensors|dummy", help_heading = "Model")]
+    pub(crate) load_format: LoadFormat,
+    /// Longest sequence, prompt and output together; `auto` takes the longest that fits.
+    #[arg(long, value_parser = parse_max_model_len, allow_hyphen_values = true, value_name = "TOKENS|auto", help_heading = "Model")]
+    pub(crate) max_model_len: Option<MaxModelLen>,
+    /// Branch, tag or commit of a Hub model.
+    #[arg(long, help_heading = "Model")]
+    pub(crate) revision: Option<String>,
+    /// Seed of requests that bring none, and of dummy weights.
+    #[arg(long, default_value_t = 0, help_heading = "Model")]
+    pub(crate) seed: u64,
+
+    /// Element type of the KV cache; fp8 is fp8_e4m3 and holds twice the tokens of 16 bits.
+    #[arg(long, default_value = "auto", value_parser = parse_with::<KvCacheChoice>, value_name = "TYPE", help_heading = "Memory")]
+    pub(crate) kv_cache_dtype: KvCacheChoice,
+    /// Tokens in a KV block, a multiple of 16.
+    #[arg(long, default_value_t = 16, help_heading = "Memory", value_name = "TOKENS")]
+    pub(crate) block_size: usize,
+    /// Memory for the KV cache, such as 4G. Without it: VLLM_CPU_KVCACHE_SPACE (GiB), else what --gpu-memory-utilization leaves.
+    #[arg(long, value_parser = parse_bytes, help_heading = "Memory", value_name = "BYTES")]
+    pub(crate) kv_cache_memory_bytes: Option<usize>,
+    /// Share of the machine's memory that weights, workspace and KV cache may take together.
+    #[arg(long, default_value_t = 0.92, help_heading = "Memory", value_name = "FRACTION")]
+    pub(crate) gpu_memory_utilization: f64,
+    /// Exactly so many KV blocks, whatever the memory settings say.
+    #[arg(long, value_parser = parse_count, help_heading = "Memory", value_name = "BLOCKS")]
+    pub(crate) num_gpu_blocks_override: Option<usize>,
+
+    /// Sequences that run at once.
+    #[arg(long, default_value = "128", value_parser = parse_count, help_heading = "Scheduling")]
+    pub(crate) max_num_seqs: usize,
+    /// Tokens computed in one step.
+    #[arg(long, value_parser = parse_count, help_heading = "Scheduling", value_name = "TOKENS")]
+    pub(crate) max_num_batched_tokens: Option<usize>,
+    /// Order of waiting requests.
+    #[arg(long, value_enum, default_value = "fcfs", help_heading = "Scheduling")]
+    pub(crate) scheduling_policy: SchedulingPolicy,
+    /// Give a prompt at most so many tokens of a step; 0 sets no limit.
+    #[arg(long, default_value_t = 0, help_heading = "Scheduling", value_name = "TOKENS")]
+    pub(crate) long_prefill_token_threshold: usize,
+    /// Split long prompts over several steps (the default).
+    #[arg(long, overrides_with = "no_enable_chunked_prefill", help_heading = "Scheduling")]
+    pub(crate) enable_chunked_prefill: bool,
+    /// Compute every prompt in one step.
+    #[arg(long, help_heading = "Scheduling")]
+    pub(crate) no_enable_chunked_prefill: bool,
+    /// Keep KV blocks of common prefixes for later requests (the default, except in `bench latency`).
+    #[arg(long, overrides_with = "no_enable_prefix_caching", help_heading = "Scheduling")]
+    pub(crate) enable_prefix_caching: bool,
+    /// Compute every prompt anew.
+    #[arg(long, help_heading = "Scheduling")]
+    pub(crate) no_enable_prefix_caching: bool,
+
+    /// Where to compute.
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Device")]
+    pub(crate) device: Device,
+    /// Worker threads; default: one for each physical core that this process may use.
+    #[arg(long, value_parser = parse_count, help_heading = "Device", value_name = "COUNT")]
+    pub(crate) threads: Option<usize>,
+}
+
+/// Order of waiting requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchedulingPolicy {
+    /// First come, first served.
+    Fcfs,
+    /// By the request's `priority`, lower first, then by arrival.
+    Priority,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// The best that this build finds: today, the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+}

@@ -1,0 +1,89 @@
+//! The command line: what was typed. One file for each group of flags; `crate::settings` makes of it what is meant.
+
+mod engine;
+mod sizes;
+
+pub(crate) mod bench;
+pub(crate) mod serve;
+pub(crate) mod terminal;
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+pub(crate) use engine::{EngineArgs, SchedulingPolicy};
+pub(crate) use sizes::{parse_bytes, parse_count};
+
+/// Serves large language models from one native program.
+#[derive(Debug, Parser)]
+#[command(name = "octet", version, about, arg_required_else_help = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands, one file each.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model over OpenAI's HTTP API.
+    Serve(Box<serve::ServeArgs>),
+    /// Measure a model on this machine.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Complete prompts at the terminal.
+    Complete(Box<terminal::CompleteCommand>),
+    /// Chat at the terminal.
+    Chat(Box<terminal::ChatCommand>),
+}
+
+/// Makes `--some_flag` of the user's into `--some-flag`: both spellings are in use among vLLM's users.
+pub(crate) fn normalised(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut literal = false;
+    let normalise = |argument: OsString| {
+        let Some(text) = argument.to_str().filter(|text| !literal && text.starts_with("--")) else {
+            return argument;
+        };
+        literal = text == "--";
+        let (flag, value) = text.split_once('=').map_or((text, None), |(flag, value)| (flag, Some(value)));
+        let flag = flag.replace('_', "-");
+        value.map_or_else(|| flag.clone().into(), |value| format!("{flag}={value}").into())
+    };
+    arguments.into_iter().map(normalise).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn underscores_in_flags_become_hyphens_but_values_stay() {
+        let typed = [
+            "octet",
+            "serve",
+            "my_model",
+            "--kv_cache_dtype",
+            "fp8_e4m3",
+            "--max_model_len=1_0",
+            "--",
+            "--a_b",
+        ];
+        let expected = [
+            "octet",
+            "serve",
+            "my_model",
+            "--kv-cache-dtype",
+            "fp8_e4m3",
+            "--max-model-len=1_0",
+            "--",
+            "--a_b",
+        ];
+        assert_eq!(normalised(typed.map(OsString::from)), expected.map(OsString::from));
+    }
+}

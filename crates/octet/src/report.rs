@@ -1,0 +1,76 @@
+//! What the program says on standard error: its start-up report and its last words.
+
+use std::fmt::Display;
+use std::io::Write;
+
+use std::time::Duration;
+
+use octet_backend::{Backend, DeviceInfo};
+use octet_model::{LoadedModel, MemoryPlan};
+
+/// One line for the user. Standard output is for results alone.
+pub(crate) fn line(text: impl Display) {
+    // Nothing can be done if standard error is closed, and nothing depends on it.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// The chain of causes, one line, so that the last line of a log says it all.
+pub(crate) fn failure(error: &anyhow::Error) {
+    line(format_args!("octet: error: {error:#}"));
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// The device line.
+pub(crate) fn device(info: &DeviceInfo) {
+    line(format_args!(
+        "device: {} ({}), {} threads, {} kernels",
+        info.name, info.kind, info.units, info.architecture
+    ));
+}
+
+/// What was loaded, and how long it took.
+pub(crate) fn model<B: Backend>(name: &str, model: &LoadedModel<B>, elapsed: Duration) {
+    let quantization =
+        model.quantization().map_or_else(String::new, |method| format!(", quantised by {method}"));
+    line(format_args!(
+        "model: {name} ({}), weights in {}{quantization}, KV cache in {}, loaded in {:.2} s",
+        model.config().architecture,
+        model.weight_type(),
+        model.kv_type(),
+        elapsed.as_secs_f64()
+    ));
+}
+
+/// The budget as a table, then the capacity in the article's form and in today's.
+pub(crate) fn memory(plan: &MemoryPlan) {
+    line(plan);
+    line(format_args!("# GPU blocks: {}, # CPU blocks: 0", plan.num_blocks));
+    line(format_args!(
+        "GPU KV cache size: {} tokens, Maximum concurrency for {} tokens per request: {:.2}x",
+        grouped(plan.capacity_tokens()),
+        grouped(plan.max_model_len),
+        plan.max_concurrency()
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        assert_eq!([0, 12, 123, 1234, 1_262_352].map(grouped), ["0", "12", "123", "1,234", "1,262,352"]);
+    }
+}

@@ -1,0 +1,204 @@
+//! `octet serve`: a model behind OpenAI's HTTP API.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use octet_model::GenerationConfig;
+use octet_sample::LogprobsMode;
+use octet_server::{
+    ApiKeyList, BoundSocket, CorsConfig, GenerationDefaults, Limits, Model, ResponseConfig, ServerConfig,
+    Service,
+};
+use octet_text::{ChatTemplate, ContentFormat, Tokenizer};
+
+use crate::cli::serve::{self as typed, ServeArgs};
+use crate::settings::{self, Source};
+use crate::start::{self, Ready};
+use crate::{logging, report};
+
+/// Serves until a signal or a fault of the engine ends it.
+///
+/// # Errors
+/// Whatever keeps the model from being served.
+pub(crate) fn run(arguments: &ServeArgs) -> Result<()> {
+    let begun = Instant::now();
+    logging::start();
+    let (service, socket) = prepare(arguments)?;
+    let names = service.model.names.join(", ");
+    octet_server::run(service, socket, |address| {
+        let seconds = begun.elapsed().as_secs_f64();
+        report::line(format_args!("serving {names} at http://{address}/v1 (ready after {seconds:.2} s)"));
+    })?;
+    Ok(())
+}
+
+/// Claims the address, loads the model and starts its engine.
+///
+/// # Errors
+/// Whatever keeps the model from being served.
+pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
+    let mut config = server_config(arguments)?;
+    // A taken port is known before minutes are spent on loading.
+    let socket = octet_server::bind(&config)?;
+    let source =
+        Source::new(arguments.model.as_deref().or(arguments.model_flag.as_deref()), &arguments.engine)?;
+    let resolved = start::resolve(&source, &arguments.engine)?;
+    let Some(tokenizer_folder) = arguments.tokenizer.as_deref().or(resolved.folder.as_deref()) else {
+        bail!("{} has no tokenizer; name the folder of one with --tokenizer", source.name);
+    };
+    let tokenizer = Arc::new(Tokenizer::load(tokenizer_folder)?);
+    tokenizer.check_vocabulary(resolved.config.vocabulary)?;
+    let generation = generation_config(arguments, resolved.folder.as_deref())?;
+    config.generation_defaults = generation_defaults(&generation, arguments)?;
+    let template = template(arguments, &tokenizer)?;
+    let prefix_caching = !arguments.engine.no_enable_prefix_caching;
+    let mut ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+    ready.engine.max_queued = arguments.max_queued_requests;
+    config.cache_config = cache_labels(&ready, arguments);
+    let text = TextSide { tokenizer, template, generation };
+    let model = served_model(arguments, &source, &ready, text);
+    let (engine, engine_thread) = ready.spawn()?;
+    Ok((Service { config, model, engine, engine_thread }, socket))
+}
+
+/// What of the model is about text.
+struct TextSide {
+    tokenizer: Arc<Tokenizer>,
+    template: Option<Arc<ChatTemplate>>,
+    generation: GenerationConfig,
+}
+
+fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
+    let max_logprobs = match arguments.max_logprobs {
+        -1 => None,
+        count => Some(u32::try_from(count).context("--max-logprobs must be -1 or at least 0")?),
+    };
+    Ok(ServerConfig {
+        host: arguments.host.clone(),
+        port: arguments.port,
+        api_keys: ApiKeyList(arguments.api_key.clone()),
+        cors: CorsConfig {
+            allowed_origins: arguments.allowed_origins.0.clone(),
+            allowed_methods: arguments.allowed_methods.0.clone(),
+            allowed_headers: arguments.allowed_headers.0.clone(),
+            allow_credentials: arguments.allow_credentials,
+        },
+        limits: Limits {
+            max_body_bytes: arguments.max_body_bytes,
+            max_logprobs,
+            max_sequences: arguments.max_queued_requests,
+        },
+        responses: ResponseConfig {
+            return_tokens_as_token_ids: arguments.return_tokens_as_token_ids,
+            prompt_tokens_details: arguments.enable_prompt_tokens_details,
+            force_include_usage: arguments.enable_force_include_usage,
+            request_id_headers: arguments.enable_request_id_headers,
+            chat_role: arguments.response_role.clone(),
+        },
+        seed: arguments.engine.seed,
+        logprobs_mode: match arguments.logprobs_mode {
+            typed::LogprobsMode::RawLogprobs => LogprobsMode::RawLogprobs,
+            typed::LogprobsMode::RawLogits => LogprobsMode::RawLogits,
+            typed::LogprobsMode::ProcessedLogprobs => LogprobsMode::ProcessedLogprobs,
+            typed::LogprobsMode::ProcessedLogits => LogprobsMode::ProcessedLogits,
+        },
+        priority_scheduling: settings::has_priorities(&arguments.engine),
+        trust_request_chat_template: arguments.trust_request_chat_template,
+        shutdown_timeout: Duration::from_secs(arguments.shutdown_timeout),
+        access_log: !arguments.disable_access_log,
+        load_tracking: arguments.enable_server_load_tracking,
+        ..ServerConfig::default()
+    })
+}
+
+/// The generation config that `--generation-config` names.
+fn generation_config(arguments: &ServeArgs, folder: Option<&Path>) -> Result<GenerationConfig> {
+    let folder = match arguments.generation_config.as_str() {
+        "vllm" => None,
+        "auto" => folder,
+        folder => Some(Path::new(folder)),
+    };
+    let config =
+        folder.map(|folder| GenerationConfig::read(&folder.join("generation_config.json"))).transpose()?;
+    Ok(config.unwrap_or_default())
+}
+
+fn generation_defaults(config: &GenerationConfig, arguments: &ServeArgs) -> Result<GenerationDefaults> {
+    let mut defaults = GenerationDefaults {
+        temperature: config.temperature,
+        top_p: config.top_p,
+        top_k: config.top_k,
+        min_p: config.min_p,
+        repetition_penalty: config.repetition_penalty,
+        max_new_tokens: config.max_new_tokens,
+    };
+    if let Some(text) = &arguments.override_generation_config {
+        settings::override_generation(&mut defaults, text).context("--override-generation-config")?;
+    }
+    Ok(defaults)
+}
+
+fn served_model(arguments: &ServeArgs, source: &Source, ready: &Ready, text: TextSide) -> Model {
+    let eos_token_id = text.tokenizer.eos().map(|token| token.id);
+    let further = text.generation.eos_token_ids.iter().chain(&ready.config.eos_token_ids).copied();
+    let mut stop_token_ids: Vec<u32> = further.filter(|id| Some(*id) != eos_token_id).collect();
+    stop_token_ids.sort_unstable();
+    stop_token_ids.dedup();
+    let names = &arguments.served_model_name;
+    Model {
+        template: text.template,
+        tokenizer: text.tokenizer,
+        names: if names.is_empty() { vec![source.name.clone()] } else { names.clone() },
+        root: source.name.clone(),
+        max_model_len: ready.plan.max_model_len,
+        vocabulary_size: ready.config.vocabulary,
+        eos_token_id,
+        stop_token_ids,
+    }
+}
+
+/// The template of `--chat-template` or of the tokenizer, compiled once.
+fn template(arguments: &ServeArgs, tokenizer: &Tokenizer) -> Result<Option<Arc<ChatTemplate>>> {
+    let given = arguments.chat_template.as_ref().map(|given| {
+        // A template always has braces, a path hardly ever.
+        if given.contains(['{', '\n']) {
+            Ok(given.clone())
+        } else {
+            fs::read_to_string(given).with_context(|| format!("--chat-template: {given} could not be read"))
+        }
+    });
+    let Some(text) = given.transpose()?.or_else(|| tokenizer.chat_template().map(str::to_owned)) else {
+        return Ok(None);
+    };
+    let special = |token: Option<&octet_text::SpecialToken>| token.map(|token| token.text.clone());
+    let (bos, eos) = (special(tokenizer.bos()), special(tokenizer.eos()));
+    let template = ChatTemplate::compile(&text, bos.as_deref(), eos.as_deref())?;
+    Ok(Some(Arc::new(match arguments.chat_template_content_format {
+        typed::ContentFormat::Auto => template,
+        typed::ContentFormat::String => template.with_content_format(ContentFormat::String),
+        typed::ContentFormat::Openai => template.with_content_format(ContentFormat::OpenAi),
+    })))
+}
+
+/// Labels of `vllm:cache_config_info`.
+fn cache_labels(ready: &Ready, arguments: &ServeArgs) -> Vec<(String, String)> {
+    let plan = &ready.plan;
+    let engine = &arguments.engine;
+    let labels = [
+        ("block_size", plan.block_size.to_string()),
+        ("cache_dtype", engine.kv_cache_dtype.to_string()),
+        ("num_gpu_blocks", plan.num_blocks.to_string()),
+        ("num_cpu_blocks", "0".to_owned()),
+        ("gpu_memory_utilization", engine.gpu_memory_utilization.to_string()),
+        ("kv_cache_memory_bytes", plan.kv_bytes.to_string()),
+        ("enable_prefix_caching", ready.engine.enable_prefix_caching.to_string()),
+        (
+            "sliding_window",
+            ready.engine.sliding_window.map_or_else(|| "None".to_owned(), |window| window.to_string()),
+        ),
+    ];
+    labels.map(|(name, value)| (name.to_owned(), value)).to_vec()
+}

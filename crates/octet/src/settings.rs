@@ -1,0 +1,230 @@
+//! What is meant: typed flags and environment variables, turned once into the settings of the crates below.
+
+use anyhow::{Context, Result, bail};
+use octet_cpu::{CpuOptions, PoolOptions, ThreadBinding};
+use octet_engine::{EngineConfig, SchedulingPolicy};
+use octet_model::{
+    HubModel, KvBudget, LoadFormat, LoadOptions, MemoryPlan, MemoryRequest, ModelConfig, ModelSource,
+};
+use octet_server::GenerationDefaults;
+use serde_json::{Map, Value};
+
+use crate::cli::{self, EngineArgs};
+use crate::shipped;
+
+/// vLLM's variable for the KV cache's size on a CPU, GiB.
+const KV_SPACE_VARIABLE: &str = "VLLM_CPU_KVCACHE_SPACE";
+/// vLLM's variable for the CPUs of workers.
+const BINDING_VARIABLE: &str = "VLLM_CPU_OMP_THREADS_BIND";
+/// vLLM's variable for the number of cores left to others.
+const RESERVED_VARIABLE: &str = "VLLM_CPU_NUM_OF_RESERVED_CPU";
+/// Tokens of a step, unless said otherwise: vLLM's default on a CPU.
+const BATCHED_TOKENS: usize = 2048;
+
+/// A model as the user named it.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// Where it is.
+    pub(crate) source: ModelSource,
+    /// The name under which it is served.
+    pub(crate) name: String,
+}
+
+impl Source {
+    /// What `word` means; without one, the model inside the program.
+    ///
+    /// # Errors
+    /// No such model, or a revision of something that has none.
+    pub(crate) fn new(word: Option<&str>, arguments: &EngineArgs) -> Result<Self> {
+        let Some(word) = word else {
+            return Ok(Self {
+                source: ModelSource::Folder(shipped::folder()?),
+                name: shipped::NAME.to_owned(),
+            });
+        };
+        let mut source = ModelSource::of_word(word)?;
+        match (&mut source, &arguments.revision) {
+            (ModelSource::Hub(HubModel { revision, .. }), Some(asked)) => *revision = Some(asked.clone()),
+            (_, Some(asked)) => bail!("--revision {asked} needs a Hub id, and {word} is none"),
+            (_, None) => {}
+        }
+        Ok(Self { source, name: word.to_owned() })
+    }
+}
+
+/// How to start the CPU backend.
+///
+/// # Errors
+/// A variable that cannot be read.
+pub(crate) fn cpu_options(arguments: &EngineArgs) -> Result<CpuOptions> {
+    let binding = match std::env::var(BINDING_VARIABLE) {
+        Ok(text) => ThreadBinding::parse(&text, 0).context(BINDING_VARIABLE)?,
+        Err(_) => ThreadBinding::Auto,
+    };
+    let reserved_cores = match std::env::var(RESERVED_VARIABLE) {
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("{RESERVED_VARIABLE} is {text:?}, expected a number of cores"))?,
+        Err(_) => 0,
+    };
+    Ok(CpuOptions { threads: PoolOptions { workers: arguments.threads, binding, reserved_cores }, isa: None })
+}
+
+/// How to load the model.
+pub(crate) fn load_options(arguments: &EngineArgs) -> LoadOptions {
+    LoadOptions {
+        weight_type: arguments.dtype,
+        quantization: arguments.quantization,
+        quantize_head: arguments.quantize_head,
+        load_format: load_format(arguments),
+        kv_cache_type: arguments.kv_cache_dtype,
+        max_model_len: arguments.max_model_len.unwrap_or_default(),
+    }
+}
+
+/// Where weights come from.
+pub(crate) fn load_format(arguments: &EngineArgs) -> LoadFormat {
+    arguments.load_format
+}
+
+/// How memory is to be divided, for sequences of at most `longest` tokens.
+///
+/// # Errors
+/// Settings that contradict each other or are out of range.
+pub(crate) fn memory_request(arguments: &EngineArgs, longest: usize) -> Result<MemoryRequest> {
+    let share = arguments.gpu_memory_utilization;
+    if !(share > 0.0 && share <= 1.0) {
+        bail!("--gpu-memory-utilization is {share}, expected a fraction above 0 and at most 1");
+    }
+    if arguments.block_size == 0 || !arguments.block_size.is_multiple_of(16) {
+        bail!("--block-size is {}, expected a multiple of 16", arguments.block_size);
+    }
+    let kv = match (arguments.num_gpu_blocks_override, arguments.kv_cache_memory_bytes, kv_space_variable()?)
+    {
+        (Some(blocks), _, _) => KvBudget::Blocks(blocks),
+        (None, Some(bytes), _) | (None, None, Some(bytes)) => KvBudget::Bytes(bytes),
+        (None, None, None) => KvBudget::Utilization(share),
+    };
+    let wanted = arguments.max_num_batched_tokens.unwrap_or_else(|| {
+        let whole_prompts = if chunks(arguments) { BATCHED_TOKENS } else { longest.max(BATCHED_TOKENS) };
+        whole_prompts.min(arguments.max_num_seqs.saturating_mul(longest))
+    });
+    Ok(MemoryRequest {
+        kv,
+        block_size: arguments.block_size,
+        max_batched_tokens: wanted,
+        max_sequences: arguments.max_num_seqs.min(wanted),
+    })
+}
+
+fn kv_space_variable() -> Result<Option<usize>> {
+    let Ok(text) = std::env::var(KV_SPACE_VARIABLE) else {
+        return Ok(None);
+    };
+    let gib: f64 =
+        text.parse().with_context(|| format!("{KV_SPACE_VARIABLE} is {text:?}, expected a number of GiB"))?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
+    match gib {
+        0.0 => Ok(None),
+        gib if gib > 0.0 && gib < 1e6 => Ok(Some((gib * f64::from(1 << 30)) as usize)),
+        gib => bail!("{KV_SPACE_VARIABLE} is {gib}, expected a number of GiB of at least 0"),
+    }
+}
+
+fn chunks(arguments: &EngineArgs) -> bool {
+    !arguments.no_enable_chunked_prefill
+}
+
+/// Whether requests are scheduled by priority.
+pub(crate) fn has_priorities(arguments: &EngineArgs) -> bool {
+    arguments.scheduling_policy == cli::SchedulingPolicy::Priority
+}
+
+/// The longest window, if every layer has one: then no token sees further back.
+pub(crate) fn sliding_window(config: &ModelConfig) -> Option<usize> {
+    config
+        .windows
+        .iter()
+        .copied()
+        .collect::<Option<Vec<usize>>>()
+        .and_then(|windows| windows.into_iter().max())
+}
+
+/// The engine's settings for a planned memory.
+///
+/// # Errors
+/// Sizes that cannot work together.
+pub(crate) fn engine_config(
+    arguments: &EngineArgs,
+    plan: &MemoryPlan,
+    config: &ModelConfig,
+    prefix_caching: bool,
+) -> Result<EngineConfig> {
+    let engine = EngineConfig {
+        max_num_seqs: plan.max_sequences,
+        max_num_batched_tokens: plan.max_batched_tokens,
+        policy: match arguments.scheduling_policy {
+            cli::SchedulingPolicy::Fcfs => SchedulingPolicy::FirstComeFirstServed,
+            cli::SchedulingPolicy::Priority => SchedulingPolicy::Priority,
+        },
+        enable_prefix_caching: prefix_caching,
+        enable_chunked_prefill: chunks(arguments),
+        long_prefill_token_threshold: arguments.long_prefill_token_threshold,
+        sliding_window: sliding_window(config),
+        hash_seed: arguments.seed,
+        ..EngineConfig::new(plan.num_blocks, plan.block_size, plan.max_model_len)
+    };
+    engine.validate()?;
+    Ok(engine)
+}
+
+/// Takes sampling defaults from a JSON object.
+///
+/// # Errors
+/// No object, a field that is none of the defaults, a value out of its range.
+pub(crate) fn override_generation(defaults: &mut GenerationDefaults, text: &str) -> Result<()> {
+    let object: Map<String, Value> = serde_json::from_str(text).context("expected a JSON object")?;
+    for (name, value) in &object {
+        let number = value.as_f64().with_context(|| format!("{name} is {value}, expected a number"))?;
+        let within = |low: f64, high: f64| {
+            if (low..=high).contains(&number) {
+                #[expect(clippy::cast_possible_truncation, reason = "sampling is done in 32-bit")]
+                Ok(Some(number as f32))
+            } else {
+                bail!("{name} is {number}, expected a number from {low} to {high}")
+            }
+        };
+        let count = || value.as_u64().with_context(|| format!("{name} is {value}, expected a whole number"));
+        match name.as_str() {
+            "temperature" => defaults.temperature = within(0.0, 2.0)?,
+            "top_p" => defaults.top_p = within(f64::MIN_POSITIVE, 1.0)?,
+            "min_p" => defaults.min_p = within(0.0, 1.0)?,
+            "repetition_penalty" => defaults.repetition_penalty = within(f64::MIN_POSITIVE, f64::MAX)?,
+            "top_k" => defaults.top_k = Some(u32::try_from(count()?).unwrap_or(0)),
+            "max_new_tokens" => {
+                defaults.max_new_tokens = Some(usize::try_from(count()?).unwrap_or(usize::MAX))
+            }
+            _ => bail!(
+                "{name} is no sampling default; known are temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens"
+            ),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overrides_are_taken_and_checked() {
+        let mut defaults = GenerationDefaults::default();
+        override_generation(&mut defaults, r#"{"temperature": 0.5, "top_k": 7}"#).unwrap();
+        assert_eq!((defaults.temperature, defaults.top_k, defaults.top_p), (Some(0.5), Some(7), None));
+        for wrong in
+            ["[]", r#"{"temperature": 3}"#, r#"{"top_k": 1.5}"#, r#"{"heat": 1}"#, r#"{"top_p": "x"}"#]
+        {
+            assert!(override_generation(&mut defaults, wrong).is_err(), "{wrong} was taken");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Brings a model up: device, weights, memory plan, runner. Every subcommand that computes begins here.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use octet_backend::Backend;
+use octet_cpu::CpuBackend;
+use octet_engine::{EngineConfig, EngineHandle, EngineThread};
+use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel, Runner};
+
+use crate::cli::EngineArgs;
+use crate::report;
+use crate::settings::{self, Source};
+
+/// A model that is ready to run, and what was found out on the way.
+pub(crate) struct Ready {
+    /// Runs steps.
+    pub(crate) runner: Runner<CpuBackend>,
+    /// For the engine that will plan them.
+    pub(crate) engine: EngineConfig,
+    /// Where the memory went.
+    pub(crate) plan: MemoryPlan,
+    /// The model's config.
+    pub(crate) config: ModelConfig,
+    /// Bytes of weights that every step reads: all but an embedding table that is only looked up.
+    pub(crate) step_weight_bytes: usize,
+}
+
+impl Ready {
+    /// Starts the engine on a thread of its own.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub(crate) fn spawn(self) -> Result<(EngineHandle, EngineThread)> {
+        Ok(octet_engine::spawn(self.engine, self.runner)?)
+    }
+}
+
+/// Looks the model up; downloads it if it is to come from the Hub.
+///
+/// # Errors
+/// Everything that can be wrong with a source or a config.
+pub(crate) fn resolve(source: &Source, arguments: &EngineArgs) -> Result<ResolvedModel> {
+    let mut bar = LoadBar::new();
+    ResolvedModel::new(&source.source, settings::load_format(arguments), &mut |progress| bar.show(progress))
+        .with_context(|| format!("{} cannot be loaded", source.name))
+}
+
+/// Loads the weights, divides the memory, and allocates workspace and KV cache.
+///
+/// # Errors
+/// Everything that can be wrong with a checkpoint, and a model that does not fit.
+pub(crate) fn load(
+    source: &Source,
+    model: ResolvedModel,
+    arguments: &EngineArgs,
+    prefix_caching: bool,
+) -> Result<Ready> {
+    let begun = Instant::now();
+    let backend = CpuBackend::new(&settings::cpu_options(arguments)?)?;
+    report::device(&backend.info());
+    let mut bar = LoadBar::new();
+    let options = settings::load_options(arguments);
+    let loaded = LoadedModel::load_resolved(backend, model, &options, &mut |progress| bar.show(progress));
+    drop(bar);
+    let loaded = loaded.with_context(|| format!("{} cannot be loaded", source.name))?;
+    for warning in loaded.warnings() {
+        report::line(format_args!("warning: {warning}"));
+    }
+    report::model(&source.name, &loaded, begun.elapsed());
+    let longest = match loaded.max_model_len() {
+        octet_model::MaxModelLen::Tokens(tokens) => tokens,
+        octet_model::MaxModelLen::Model | octet_model::MaxModelLen::Auto => {
+            loaded.config().rope.longest_sequence()
+        }
+    };
+    let plan = loaded.plan_memory(&settings::memory_request(arguments, longest)?)?;
+    report::memory(&plan);
+    let config = loaded.config().clone();
+    let engine = settings::engine_config(arguments, &plan, &config, prefix_caching)?;
+    let table_bytes = config.vocabulary * config.hidden * loaded.weight_type().bytes();
+    let looked_up_only = !config.tied_embeddings || arguments.quantize_head;
+    let step_weight_bytes = loaded.weight_bytes() - if looked_up_only { table_bytes } else { 0 };
+    let runner = loaded.into_runner(plan.limits())?;
+    Ok(Ready { runner, engine, plan, config, step_weight_bytes })
+}
+
+/// A progress bar on terminals; silent elsewhere.
+struct LoadBar {
+    bar: ProgressBar,
+}
+
+impl LoadBar {
+    fn new() -> Self {
+        let style =
+            ProgressStyle::with_template("{msg:24!} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}");
+        let bar = ProgressBar::no_length().with_style(style.expect("the template is a constant and valid"));
+        Self { bar }
+    }
+
+    fn show(&mut self, progress: Progress<'_>) {
+        let (name, loaded_bytes, total_bytes) = match progress {
+            Progress::Download { file, loaded_bytes, total_bytes } => (file, loaded_bytes, total_bytes),
+            Progress::Weights { tensor, loaded_bytes, total_bytes } => (tensor, loaded_bytes, total_bytes),
+        };
+        self.bar.set_length(total_bytes as u64);
+        self.bar.set_position(loaded_bytes as u64);
+        self.bar.set_message(name.to_owned());
+    }
+}
+
+impl Drop for LoadBar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,141 @@
+//! Checkpoints and flags that cannot be served: each is refused at start, with what is wrong and what would be right.
+
+use std::fs;
+use std::net::TcpListener;
+
+use serde_json::json;
+
+use crate::checkpoint::{Checkpoint, Tensor, VOCABULARY, byte_tokenizer};
+use crate::program::refusal;
+
+/// Refuses a checkpoint; all of these words must be in the last line.
+#[track_caller]
+fn expect_refusal(checkpoint: &Checkpoint, options: &[&str], words: &[&str]) {
+    let folder = checkpoint.write();
+    expect_words(&refusal(folder.path(), options), words);
+}
+
+#[track_caller]
+fn expect_words(said: &str, words: &[&str]) {
+    let last = said.lines().last().unwrap_or_default();
+    let missing: Vec<&&str> = words.iter().filter(|word| !last.contains(**word)).collect();
+    assert!(missing.is_empty(), "{missing:?} are missing in the last line of:\n{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_folder_without_weights() {
+    let folder = Checkpoint::llama().write();
+    fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    expect_words(&refusal(folder.path(), &[]), &["safetensors"]);
+    fs::remove_file(folder.path().join("config.json")).unwrap();
+    expect_words(&refusal(folder.path(), &[]), &["config.json"]);
+}
+
+#[test]
+fn files_that_are_cut_off_or_lie() {
+    let checkpoint = Checkpoint::llama();
+    let whole = checkpoint.safetensors();
+    let header_length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let mut long_header = whole.clone();
+    long_header[..8].copy_from_slice(&(u64::MAX / 2).to_le_bytes());
+    let mut not_json = whole.clone();
+    not_json[8..12].copy_from_slice(b"????");
+    for (what, bytes) in [
+        ("empty", Vec::new()),
+        ("shorter than a header's length", whole[..5].to_vec()),
+        ("cut off in the header", whole[..8 + header_length / 2].to_vec()),
+        ("cut off in the data", whole[..whole.len() - 100].to_vec()),
+        ("a header longer than the file", long_header),
+        ("a header that is not JSON", not_json),
+    ] {
+        let folder = checkpoint.write();
+        fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        let said = refusal(folder.path(), &[]);
+        assert!(said.contains("model.safetensors"), "{what}: {said}");
+        expect_words(&said, &[]);
+    }
+}
+
+#[test]
+fn a_tensor_that_is_missing_or_has_another_shape() {
+    let mut checkpoint = Checkpoint::llama();
+    checkpoint.tensors.remove("model.layers.1.mlp.up_proj.weight");
+    expect_refusal(&checkpoint, &[], &["model.layers.1.mlp.up_proj.weight"]);
+    let mut checkpoint = Checkpoint::llama();
+    let wrong = Tensor::f32(&[64, 32], &[0.0; 64 * 32]);
+    checkpoint.tensors.insert("model.layers.0.self_attn.q_proj.weight".to_owned(), wrong);
+    expect_refusal(&checkpoint, &[], &["model.layers.0.self_attn.q_proj.weight", "64"]);
+}
+
+#[test]
+fn weights_that_are_not_numbers() {
+    for damage in [f32::NAN, f32::INFINITY] {
+        let mut checkpoint = Checkpoint::llama();
+        let tensor = checkpoint.tensors.get_mut("model.layers.1.mlp.down_proj.weight").unwrap();
+        tensor.bytes[400..404].copy_from_slice(&damage.to_le_bytes());
+        expect_refusal(&checkpoint, &[], &["model.layers.1.mlp.down_proj.weight", "finite"]);
+    }
+}
+
+#[test]
+fn architectures_and_methods_that_are_unknown() {
+    let mut checkpoint = Checkpoint::llama();
+    checkpoint.config["architectures"] = json!(["FutureForCausalLM"]);
+    checkpoint.config["model_type"] = json!("future");
+    expect_refusal(&checkpoint, &[], &["FutureForCausalLM", "LlamaForCausalLM", "Qwen3ForCausalLM"]);
+    let mut checkpoint = Checkpoint::llama();
+    checkpoint.config["quantization_config"] = json!({"quant_method": "guess"});
+    expect_refusal(&checkpoint, &[], &["guess", "fp8", "compressed-tensors", "quark"]);
+}
+
+#[test]
+fn float8_without_scales() {
+    let mut checkpoint = Checkpoint::llama();
+    checkpoint.config["quantization_config"] =
+        json!({"quant_method": "fp8", "activation_scheme": "dynamic", "ignored_layers": ["lm_head"]});
+    let linears = checkpoint.tensors.iter_mut().filter(|(name, _)| name.contains("_proj"));
+    for (_, tensor) in linears {
+        let elements = tensor.bytes.len() / 4;
+        // 0x38 is 1 in E4M3.
+        *tensor = Tensor { element: "F8_E4M3", shape: tensor.shape.clone(), bytes: vec![0x38; elements] };
+    }
+    expect_refusal(&checkpoint, &[], &["weight_scale"]);
+}
+
+#[test]
+fn a_tokenizer_that_does_not_match() {
+    let mut checkpoint = Checkpoint::llama();
+    checkpoint.tokenizer = byte_tokenizer(VOCABULARY + 8);
+    expect_refusal(&checkpoint, &[], &["272", "280"]);
+    let mut checkpoint = Checkpoint::llama();
+    checkpoint.tokenizer = json!({"model": {"type": "Guess"}});
+    expect_refusal(&checkpoint, &[], &["tokenizer.json"]);
+}
+
+#[test]
+fn a_port_in_use() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    expect_refusal(&Checkpoint::llama(), &["--port", &port], &[&port]);
+}
+
+#[test]
+fn too_little_memory() {
+    let checkpoint = Checkpoint::llama();
+    // One block of 16 tokens takes 2 * 2 layers * 16 * 2 heads * 16 * 2 bytes: 4 KiB. 256 tokens need 16 of them.
+    expect_refusal(&checkpoint, &["--kv-cache-memory-bytes", "20K", "--max-model-len", "256"], &["256"]);
+    expect_refusal(&checkpoint, &["--kv-cache-memory-bytes", "100"], &["KV"]);
+}
+
+#[test]
+fn flags_that_cannot_be_followed() {
+    let folder = Checkpoint::llama().write();
+    for (options, words) in [
+        (&["--max-model-len", "100000"][..], &["100000", "256"][..]),
+        (&["--block-size", "24"], &["24", "16"]),
+        (&["--gpu-memory-utilization", "1.5"], &["1.5"]),
+    ] {
+        expect_words(&refusal(folder.path(), options), words);
+    }
+}

@@ -1,0 +1,195 @@
+//! The program as its users meet it: a process with flags, output and a port.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// What a process on a busy machine may need to start or to stop. Long, because it only matters when a test fails.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often something that cannot be waited for is looked at.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// Options that keep a test's server small, and independent of what else runs.
+const SMALL: [&str; 8] =
+    ["--host", "127.0.0.1", "--port", "0", "--threads", "1", "--kv-cache-memory-bytes", "4M"];
+
+fn serve(model: &Path, options: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
+    // Options of the test come last, so that they win.
+    let wins = |name: &str| options.contains(&name);
+    let defaults = SMALL.chunks_exact(2).filter(|pair| !wins(pair[0])).flatten();
+    command.arg("serve").arg(model).args(defaults).args(options);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().expect("the program that was built starts")
+}
+
+/// Waits for the end of a process; one that does not end is killed, and the test fails.
+fn wait(child: &mut Child) -> ExitStatus {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return status;
+        }
+        if begun.elapsed() > PATIENCE {
+            child.kill().expect("a child can be killed");
+            panic!("the program did not end");
+        }
+        thread::sleep(GLANCE);
+    }
+}
+
+/// Serves a model that must be refused, and returns what the program said.
+pub(crate) fn refusal(model: &Path, options: &[&str]) -> String {
+    let mut child = serve(model, options);
+    let mut stderr = child.stderr.take().expect("standard error is piped");
+    let reader = thread::spawn(move || {
+        let mut said = String::new();
+        // What is not UTF-8 would be a fault of its own.
+        stderr.read_to_string(&mut said).expect("the program writes text");
+        said
+    });
+    let status = wait(&mut child);
+    let said = reader.join().expect("the reader does not panic");
+    assert_eq!(status.code(), Some(1), "a refusal is not a crash:\n{said}");
+    said
+}
+
+/// A running server.
+pub(crate) struct Server {
+    child: Child,
+    address: SocketAddr,
+    /// Lines of standard error, as they come; in a lock so that many clients can share the server.
+    lines: Mutex<Receiver<String>>,
+}
+
+impl Server {
+    /// Starts a server and waits until it says where it listens.
+    pub(crate) fn start(model: &Path, options: &[&str]) -> Self {
+        let mut child = serve(model, options);
+        let stderr = BufReader::new(child.stderr.take().expect("standard error is piped"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut said = String::new();
+        loop {
+            let Ok(line) = lines.recv_timeout(PATIENCE) else {
+                let _ = child.kill();
+                panic!("the server did not start:\n{said}");
+            };
+            if let Some(address) = address_in(&line) {
+                return Self { child, address, lines: Mutex::new(lines) };
+            }
+            said.push_str(&line);
+            said.push('\n');
+        }
+    }
+
+    /// A connection that has sent a request and not read the answer.
+    pub(crate) fn send(&self, method: &str, path: &str, body: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).expect("the server accepts connections");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(&[head.as_bytes(), body].concat()).expect("the server reads requests");
+        stream
+    }
+
+    /// Status and body of an answer.
+    pub(crate) fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+        let mut answer = Vec::new();
+        self.send(method, path, body).read_to_end(&mut answer).expect("the server answers");
+        parse(&answer)
+    }
+
+    /// Status and JSON of an answer to a POST.
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (status, text) = self.request("POST", path, body.to_string().as_bytes());
+        let json = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        (status, json)
+    }
+
+    /// The value of a metric without regard to its labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let (status, text) = self.request("GET", "/metrics", b"");
+        assert_eq!(status, 200, "{text}");
+        let of_metric =
+            |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let values = text.lines().filter(of_metric).map(|line| {
+            let value = line.rsplit(' ').next().expect("a line has a last word");
+            value.parse::<f64>().expect("a metric is a number")
+        });
+        values.reduce(|sum, value| sum + value).unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
+    }
+
+    /// Waits until nothing runs, nothing waits and no block is taken.
+    pub(crate) fn wait_until_idle(&self) {
+        let begun = Instant::now();
+        let busy = ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"];
+        while let Some(name) = busy.iter().find(|name| self.metric(name) != 0.0) {
+            assert!(begun.elapsed() < PATIENCE, "{name} does not return to 0");
+            thread::sleep(GLANCE);
+        }
+    }
+
+    /// Asks the server to stop, as a service manager does, and returns how it ended and what it said last.
+    pub(crate) fn stop(mut self) -> (ExitStatus, Vec<String>) {
+        let killed =
+            Command::new("kill").arg(self.child.id().to_string()).status().expect("kill is everywhere");
+        assert!(killed.success());
+        let status = wait(&mut self.child);
+        let lines = self.lines.lock().expect("no reader panics");
+        (status, lines.try_iter().collect())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The address in `serving NAME at http://ADDRESS/v1 ...`.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(" at http://")?;
+    rest.split('/').next()?.parse().ok()
+}
+
+/// Status and body of a whole answer.
+fn parse(answer: &[u8]) -> (u16, String) {
+    let text = String::from_utf8_lossy(answer);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
+    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return (status, joined_chunks(body));
+    }
+    (status, body.to_owned())
+}
+
+fn joined_chunks(mut body: &str) -> String {
+    let mut joined = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).expect("a chunk begins with its size");
+        joined.push_str(&rest[..size]);
+        body = rest[size..].trim_start_matches("\r\n");
+    }
+    joined
+}
+
+#[test]
+fn chunks_are_joined() {
+    let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    assert_eq!(parse(answer), (200, "abcde".to_owned()));
+    assert_eq!(address_in("serving x at http://127.0.0.1:81/v1 (ready)"), "127.0.0.1:81".parse().ok());
+}
