@@ -18,7 +18,7 @@ use crate::kernels::rotary::{RopeTable, RotaryOperands, rotary_and_cache};
 use crate::kernels::rows::SharedRows;
 use crate::kernels::{for_rows, storage};
 use crate::memory::{AlignedBuffer, device_memory};
-use crate::{CpuError, Pool, PoolOptions};
+use crate::{CpuError, Floor, Pool, PoolOptions};
 
 /// How to start the backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,6 +103,14 @@ impl CpuBackend {
     #[must_use]
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Measures for about a second what this machine's memory and multipliers can do at best.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn measure_floor(&self) -> Result<Floor, BackendError> {
+        Floor::measure(&self.pool, self.isa)
     }
 
     fn linear_context(&mut self) -> LinearContext<'_> {

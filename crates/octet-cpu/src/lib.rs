@@ -3,6 +3,7 @@
 mod backend;
 mod cgroup;
 mod error;
+mod floor;
 mod isa;
 mod kernels;
 mod memory;
@@ -11,6 +12,7 @@ mod threads;
 
 pub use backend::{CpuBackend, CpuLinear, CpuOptions, CpuRope, CpuTensor, CpuVector};
 pub use error::CpuError;
+pub use floor::Floor;
 pub use kernels::cache::CpuKvCache;
 pub use isa::{ISA_VARIABLE, Isa};
 pub use threads::{Pool, PoolOptions, ThreadBinding};

@@ -48,6 +48,14 @@ impl<const PAIR_DOT: bool> Level<PAIR_DOT> {
     }
 }
 
+impl Avx512Bf16 {
+    /// The same processor without the extension: for kernels that have no use for it, so that they need not be compiled
+    /// twice.
+    pub(crate) fn without_pairs(self) -> Avx512 {
+        Level { _detected: self._detected }
+    }
+}
+
 /// Runs a kernel with the instruction set enabled.
 ///
 /// # Safety

@@ -5,13 +5,14 @@
 //! and masks of that vector give the columns one after another, without moving anything across lanes. binary16, which
 //! is widened by an instruction that reads neighbours, has groups of one column.
 
+use super::tile::{Operands, Tile};
 use crate::simd::{LANES, PairDot, Simd};
 
 /// A storage format together with the arithmetic done on it.
 ///
 /// A group is worked off in `STEPS`; each step multiplies one vector of weights with one 32-bit input broadcast to all
 /// lanes. The order of steps, and inside a step what [`Format::accumulate`] does, is the canonical order of a sum.
-pub(super) trait Format<S: Simd> {
+pub(super) trait Format<S: Simd>: Sized {
     /// Bytes of a group.
     const GROUP_BYTES: usize;
     /// Whether groups come from memory, so that asking ahead for them helps.
@@ -22,6 +23,18 @@ pub(super) trait Format<S: Simd> {
     type Raw: Copy;
     /// The factors of one step in registers.
     type Weight: Copy;
+
+    /// The format of factors that a tile keeps for other tiles, `PANELS` panels side by side.
+    type Wide<const PANELS: usize>: Format<S>;
+
+    /// Enters a function compiled for one shape of tile and runs [`super::tile::multiply`] there.
+    ///
+    /// # Safety
+    /// As of `multiply`.
+    unsafe fn multiply<const ROWS: usize, const PANELS: usize, const KEEP: bool>(
+        simd: S,
+        operands: &Operands,
+    );
 
     /// Reads a group.
     ///
@@ -38,12 +51,6 @@ pub(super) trait Format<S: Simd> {
     /// `target` is valid for writing 64 bytes.
     unsafe fn store_wide(simd: S, target: *mut f32, weight: Self::Weight);
 
-    /// Reads what `store_wide` kept.
-    ///
-    /// # Safety
-    /// `source` is valid for reading 64 bytes.
-    unsafe fn load_wide(simd: S, source: *const f32) -> Self::Weight;
-
     /// `sum + weight * input`.
     ///
     /// # Safety
@@ -55,17 +62,20 @@ pub(super) trait Format<S: Simd> {
 macro_rules! multiply_add_in_f32 {
     () => {
         type Weight = S::F32;
+        type Wide<const PANELS: usize> = WideColumns<PANELS>;
+
+        unsafe fn multiply<const ROWS: usize, const PANELS: usize, const KEEP: bool>(
+            simd: S,
+            operands: &Operands,
+        ) {
+            // SAFETY: the caller's promise.
+            simd.run(unsafe { Tile::<Self, ROWS, PANELS, KEEP>::new(operands) });
+        }
 
         #[inline(always)]
         unsafe fn store_wide(simd: S, target: *mut f32, weight: S::F32) {
             // SAFETY: the caller's promise.
             unsafe { simd.store(target, weight) }
-        }
-
-        #[inline(always)]
-        unsafe fn load_wide(simd: S, source: *const f32) -> S::F32 {
-            // SAFETY: the caller's promise.
-            unsafe { simd.load(source) }
         }
 
         #[inline(always)]
@@ -178,17 +188,20 @@ impl<const E5M2: bool, S: Simd> Format<S> for Float8<E5M2> {
 macro_rules! pair_dot {
     () => {
         type Weight = S::Bits;
+        type Wide<const PANELS: usize> = WidePairs<PANELS>;
+
+        unsafe fn multiply<const ROWS: usize, const PANELS: usize, const KEEP: bool>(
+            simd: S,
+            operands: &Operands,
+        ) {
+            // SAFETY: the caller's promise.
+            simd.run_pairs(unsafe { Tile::<Self, ROWS, PANELS, KEEP>::new(operands) });
+        }
 
         #[inline(always)]
         unsafe fn store_wide(simd: S, target: *mut f32, weight: S::Bits) {
             // SAFETY: the caller's promise.
             unsafe { simd.store_bits(target.cast(), weight) }
-        }
-
-        #[inline(always)]
-        unsafe fn load_wide(simd: S, source: *const f32) -> S::Bits {
-            // SAFETY: the caller's promise.
-            unsafe { simd.load_bits(source.cast()) }
         }
 
         #[inline(always)]
@@ -244,42 +257,48 @@ impl<const E5M2: bool, S: PairDot> Format<S> for Float8Pairs<E5M2> {
     pair_dot!();
 }
 
-/// What an earlier tile of rows kept with [`Format::store_wide`] for `PANELS` panels: one step a group, widened.
-pub(super) struct Wide<F, const PANELS: usize>(std::marker::PhantomData<F>);
+/// What an earlier tile of rows kept with [`Format::store_wide`]: widened columns of `PANELS` panels.
+pub(super) struct WideColumns<const PANELS: usize>;
 
-impl<S: Simd, F: Format<S>, const PANELS: usize> Format<S> for Wide<F, PANELS> {
-    const GROUP_BYTES: usize = 4 * LANES * PANELS;
+impl<S: Simd, const WIDTH: usize> Format<S> for WideColumns<WIDTH> {
+    const GROUP_BYTES: usize = 4 * LANES * WIDTH;
     const STREAMED: bool = false;
     const STEPS: usize = 1;
-    type Raw = F::Weight;
-    type Weight = F::Weight;
+    type Raw = S::F32;
 
     #[inline(always)]
-    unsafe fn load(simd: S, group: *const u8) -> F::Weight {
+    unsafe fn load(simd: S, group: *const u8) -> S::F32 {
         // SAFETY: the caller's promise.
-        unsafe { F::load_wide(simd, group.cast()) }
+        unsafe { simd.load(group.cast()) }
     }
 
     #[inline(always)]
-    fn step(_simd: S, raw: F::Weight, _step: usize) -> F::Weight {
+    fn step(_simd: S, raw: S::F32, _step: usize) -> S::F32 {
         raw
     }
 
+    multiply_add_in_f32!();
+}
+
+/// As [`WideColumns`], for pairs.
+pub(super) struct WidePairs<const PANELS: usize>;
+
+impl<S: PairDot, const WIDTH: usize> Format<S> for WidePairs<WIDTH> {
+    const GROUP_BYTES: usize = 4 * LANES * WIDTH;
+    const STREAMED: bool = false;
+    const STEPS: usize = 1;
+    type Raw = S::Bits;
+
     #[inline(always)]
-    unsafe fn store_wide(simd: S, target: *mut f32, weight: F::Weight) {
+    unsafe fn load(simd: S, group: *const u8) -> S::Bits {
         // SAFETY: the caller's promise.
-        unsafe { F::store_wide(simd, target, weight) }
+        unsafe { simd.load_bits(group) }
     }
 
     #[inline(always)]
-    unsafe fn load_wide(simd: S, source: *const f32) -> F::Weight {
-        // SAFETY: the caller's promise.
-        unsafe { F::load_wide(simd, source) }
+    fn step(_simd: S, raw: S::Bits, _step: usize) -> S::Bits {
+        raw
     }
 
-    #[inline(always)]
-    unsafe fn accumulate(simd: S, sum: S::F32, weight: F::Weight, input: *const f32) -> S::F32 {
-        // SAFETY: the caller's promise.
-        unsafe { F::accumulate(simd, sum, weight, input) }
-    }
+    pair_dot!();
 }

@@ -1,17 +1,13 @@
 //! One task of a multiplication: a few panels times a block of rows, and what happens to the sums at the end.
 
-use std::marker::PhantomData;
-
 use octet_backend::Activation;
 
-use super::format::{BF16, BF16Pairs, F16, F32, Float8, Float8Pairs, Format, Wide};
+use super::format::{BF16, BF16Pairs, F16, F32, Float8, Float8Pairs, Format};
 use super::plan::Tiles;
-use super::tile::{Operands, TILE_PANELS, multiply};
+use super::tile::{Operands, TILE_PANELS};
 use super::weight::{Encoding, PackedLinear};
 use crate::isa::{Isa, Level};
-#[cfg(test)]
-use crate::simd::Portable;
-use crate::simd::{Kernel, LANES, PairDot, PairKernel, Simd, math};
+use crate::simd::{Kernel, LANES, PairDot, Portable, Simd, math};
 
 /// What becomes of the sums.
 #[derive(Clone, Copy)]
@@ -57,72 +53,51 @@ pub(super) struct Task<'a> {
     pub finish: Finish,
 }
 
-/// A task in one format: each is compiled on its own.
-struct TaskIn<'a, F> {
-    task: Task<'a>,
-    format: PhantomData<F>,
-}
-
-/// Runs tasks of a format with one kind of kernel.
-macro_rules! kernels {
-    ($kernel:ident, $run:ident, $simd:ident: $($format:ty),+) => {$(
-        impl $kernel for TaskIn<'_, $format> {
-            type Output = ();
-
-            #[inline(always)]
-            fn $run<S: $simd>(mut self, simd: S) {
-                self.task.multiply::<S, $format>(simd);
-                self.task.finish(simd);
-            }
-        }
-    )+};
-}
-
-kernels!(Kernel, run, Simd: F32, F16, BF16, Float8<false>, Float8<true>);
-kernels!(PairKernel, run_pairs, PairDot: BF16Pairs, Float8Pairs<false>, Float8Pairs<true>);
-
-impl<'a> Task<'a> {
+impl Task<'_> {
     /// Runs the task on an instruction set.
     pub(super) fn run(self, isa: Isa) {
         match isa.level() {
+            Level::Portable => self.run_columns(Portable),
             #[cfg(test)]
-            Level::PortablePairs => self.run_pairs(Portable, isa),
+            Level::PortablePairs => self.run_pairs(Portable),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16(simd) => self.run_pairs(simd, isa),
-            _ => self.run_columns(isa),
+            Level::Avx2(simd) => self.run_columns(simd),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(simd) => self.run_columns(simd),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16(simd) => match self.weight.encoding() {
+                Encoding::F32 | Encoding::F16 => self.run_columns(simd.without_pairs()),
+                Encoding::BF16 | Encoding::E4M3 | Encoding::E5M2 => self.run_pairs(simd),
+            },
         }
     }
 
     /// Runs the task with multiply-adds in binary32.
-    fn run_columns(self, isa: Isa) {
+    fn run_columns<S: Simd>(mut self, simd: S) {
         match self.weight.encoding() {
-            Encoding::F32 => isa.run(self.of::<F32>()),
-            Encoding::F16 => isa.run(self.of::<F16>()),
-            Encoding::BF16 => isa.run(self.of::<BF16>()),
-            Encoding::E4M3 => isa.run(self.of::<Float8<false>>()),
-            Encoding::E5M2 => isa.run(self.of::<Float8<true>>()),
+            Encoding::F32 => self.multiply::<S, F32>(simd),
+            Encoding::F16 => self.multiply::<S, F16>(simd),
+            Encoding::BF16 => self.multiply::<S, BF16>(simd),
+            Encoding::E4M3 => self.multiply::<S, Float8<false>>(simd),
+            Encoding::E5M2 => self.multiply::<S, Float8<true>>(simd),
         }
+        simd.run(FinishTask(self));
     }
 
     /// Runs the task with dot products of pairs, where its format has them.
     #[cfg(any(test, target_arch = "x86_64"))]
-    fn run_pairs<S: PairDot>(self, simd: S, isa: Isa) {
+    fn run_pairs<S: PairDot>(mut self, simd: S) {
         match self.weight.encoding() {
-            Encoding::F32 | Encoding::F16 => self.run_columns(isa),
-            Encoding::BF16 => simd.run_pairs(self.of::<BF16Pairs>()),
-            Encoding::E4M3 => simd.run_pairs(self.of::<Float8Pairs<false>>()),
-            Encoding::E5M2 => simd.run_pairs(self.of::<Float8Pairs<true>>()),
+            Encoding::F32 => self.multiply::<S, F32>(simd),
+            Encoding::F16 => self.multiply::<S, F16>(simd),
+            Encoding::BF16 => self.multiply::<S, BF16Pairs>(simd),
+            Encoding::E4M3 => self.multiply::<S, Float8Pairs<false>>(simd),
+            Encoding::E5M2 => self.multiply::<S, Float8Pairs<true>>(simd),
         }
+        simd.run(FinishTask(self));
     }
 
-    fn of<F>(self) -> TaskIn<'a, F> {
-        TaskIn { task: self, format: PhantomData }
-    }
-}
-
-impl Task<'_> {
     /// Fills `sums`.
-    #[inline(always)]
     fn multiply<S: Simd, F: Format<S>>(&mut self, simd: S) {
         let mut panel = 0;
         while panel < self.panels {
@@ -143,7 +118,6 @@ impl Task<'_> {
 
     /// A single tile: weights go from memory through registers, as many panels at a time as there are registers.
     /// Returns the panels done.
-    #[inline(always)]
     fn few_rows<S: Simd, F: Format<S>>(&mut self, simd: S, panel: usize, left: usize) -> usize {
         let rows = self.tiles.rows();
         let width = match (rows, left) {
@@ -156,16 +130,16 @@ impl Task<'_> {
             // SAFETY: `operands` makes pointers for `rows` rows and the task's panels from `panel` on.
             unsafe {
                 match (rows, width) {
-                    (1, 4) => multiply::<S, F, 1, 4, false>(simd, &operands),
-                    (1, 2) => multiply::<S, F, 1, 2, false>(simd, &operands),
-                    (1, _) => multiply::<S, F, 1, 1, false>(simd, &operands),
-                    (2, 2) => multiply::<S, F, 2, 2, false>(simd, &operands),
-                    (2, _) => multiply::<S, F, 2, 1, false>(simd, &operands),
-                    (3, 2) => multiply::<S, F, 3, 2, false>(simd, &operands),
-                    (3, _) => multiply::<S, F, 3, 1, false>(simd, &operands),
-                    (4, _) => multiply::<S, F, 4, 1, false>(simd, &operands),
-                    (5, _) => multiply::<S, F, 5, 1, false>(simd, &operands),
-                    _ => multiply::<S, F, 6, 1, false>(simd, &operands),
+                    (1, 4) => F::multiply::<1, 4, false>(simd, &operands),
+                    (1, 2) => F::multiply::<1, 2, false>(simd, &operands),
+                    (1, _) => F::multiply::<1, 1, false>(simd, &operands),
+                    (2, 2) => F::multiply::<2, 2, false>(simd, &operands),
+                    (2, _) => F::multiply::<2, 1, false>(simd, &operands),
+                    (3, 2) => F::multiply::<3, 2, false>(simd, &operands),
+                    (3, _) => F::multiply::<3, 1, false>(simd, &operands),
+                    (4, _) => F::multiply::<4, 1, false>(simd, &operands),
+                    (5, _) => F::multiply::<5, 1, false>(simd, &operands),
+                    _ => F::multiply::<6, 1, false>(simd, &operands),
                 }
             }
         }
@@ -173,7 +147,6 @@ impl Task<'_> {
     }
 
     /// Several tiles: the first one keeps the widened weights for the others.
-    #[inline(always)]
     fn many_rows<S: Simd, F: Format<S>, const PANELS: usize>(&mut self, simd: S, panel: usize) {
         for block in 0..self.weight.blocks() {
             for tile in 0..self.tiles.count() {
@@ -188,13 +161,13 @@ impl Task<'_> {
                 // first tile of a block has filled `wide` before the others read it.
                 unsafe {
                     match (tile, rows) {
-                        (0, ..=4) => multiply::<S, F, 4, PANELS, true>(simd, &operands),
-                        (0, 5) => multiply::<S, F, 5, PANELS, true>(simd, &operands),
-                        (0, _) => multiply::<S, F, 6, PANELS, true>(simd, &operands),
-                        (_, ..=3) => multiply::<S, Wide<F, PANELS>, 3, PANELS, false>(simd, &operands),
-                        (_, 4) => multiply::<S, Wide<F, PANELS>, 4, PANELS, false>(simd, &operands),
-                        (_, 5) => multiply::<S, Wide<F, PANELS>, 5, PANELS, false>(simd, &operands),
-                        _ => multiply::<S, Wide<F, PANELS>, 6, PANELS, false>(simd, &operands),
+                        (0, ..=4) => F::multiply::<4, PANELS, true>(simd, &operands),
+                        (0, 5) => F::multiply::<5, PANELS, true>(simd, &operands),
+                        (0, _) => F::multiply::<6, PANELS, true>(simd, &operands),
+                        (_, ..=3) => F::Wide::<PANELS>::multiply::<3, PANELS, false>(simd, &operands),
+                        (_, 4) => F::Wide::<PANELS>::multiply::<4, PANELS, false>(simd, &operands),
+                        (_, 5) => F::Wide::<PANELS>::multiply::<5, PANELS, false>(simd, &operands),
+                        _ => F::Wide::<PANELS>::multiply::<6, PANELS, false>(simd, &operands),
                     }
                 }
             }
@@ -202,7 +175,6 @@ impl Task<'_> {
     }
 
     /// Pointers for one tile, the panels from `panel` on, and one block of columns.
-    #[inline(always)]
     fn operands<S: Simd, F: Format<S>>(&mut self, panel: usize, block: usize, tile: usize) -> Operands {
         let weight = self.weight;
         let groups = weight.block_groups(block);
@@ -227,7 +199,7 @@ impl Task<'_> {
 
     /// Scales, adds the bias, and writes the sums out.
     #[inline(always)]
-    fn finish<S: Simd>(&mut self, simd: S) {
+    fn finish<S: Simd>(&self, simd: S) {
         let columns = self.output.columns;
         let group = if matches!(self.finish, Finish::Gate(_)) { 2 } else { 1 };
         for index in (0..self.panels).step_by(group) {
@@ -276,6 +248,18 @@ impl Task<'_> {
             value = simd.add(value, unsafe { simd.load(bias.as_ptr()) });
         }
         value
+    }
+}
+
+/// [`Task::finish`] as a kernel.
+struct FinishTask<'a>(Task<'a>);
+
+impl Kernel for FinishTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        self.0.finish(simd);
     }
 }
 

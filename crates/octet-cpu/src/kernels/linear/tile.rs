@@ -1,7 +1,9 @@
 //! The innermost loop: a tile of rows times a few panels, with all sums in registers.
 
-use super::format::Format;
-use crate::simd::{LANES, Simd};
+use std::marker::PhantomData;
+
+use super::format::{BF16, BF16Pairs, F16, F32, Float8, Float8Pairs, Format, WideColumns, WidePairs};
+use crate::simd::{Kernel, LANES, PairDot, PairKernel, Simd};
 
 /// The most rows of a tile: twelve 256-bit sums, a weight in two registers and an input fill AVX2's sixteen.
 pub(super) const TILE_ROWS: usize = 6;
@@ -43,7 +45,7 @@ pub(super) struct Operands {
 /// # Safety
 /// All pointers are valid for what [`Operands`] says, and nothing else writes there meanwhile.
 #[inline(always)]
-pub(super) unsafe fn multiply<S, F, const ROWS: usize, const PANELS: usize, const KEEP: bool>(
+unsafe fn multiply<S, F, const ROWS: usize, const PANELS: usize, const KEEP: bool>(
     simd: S,
     operands: &Operands,
 ) where
@@ -105,3 +107,45 @@ pub(super) unsafe fn multiply<S, F, const ROWS: usize, const PANELS: usize, cons
         }
     }
 }
+
+/// [`multiply`] as a kernel: each shape in each format is a function of its own, which keeps compilers quick.
+pub(super) struct Tile<'a, F, const ROWS: usize, const PANELS: usize, const KEEP: bool> {
+    operands: &'a Operands,
+    format: PhantomData<F>,
+}
+
+impl<'a, F, const ROWS: usize, const PANELS: usize, const KEEP: bool> Tile<'a, F, ROWS, PANELS, KEEP> {
+    /// A tile to be run.
+    ///
+    /// # Safety
+    /// As of [`multiply`].
+    pub(super) unsafe fn new(operands: &'a Operands) -> Self {
+        Self { operands, format: PhantomData }
+    }
+}
+
+/// Makes tiles in a format kernels.
+macro_rules! kernel {
+    ($kernel:ident, $run:ident, $simd:ident: $format:ty $(, $parameter:ident: $type:ty)?) => {
+        impl<const ROWS: usize, const PANELS: usize, const KEEP: bool $(, const $parameter: $type)?> $kernel
+            for Tile<'_, $format, ROWS, PANELS, KEEP>
+        {
+            type Output = ();
+
+            #[inline(always)]
+            fn $run<S: $simd>(self, simd: S) {
+                // SAFETY: promised to `new`.
+                unsafe { multiply::<S, $format, ROWS, PANELS, KEEP>(simd, self.operands) }
+            }
+        }
+    };
+}
+
+kernel!(Kernel, run, Simd: F32);
+kernel!(Kernel, run, Simd: F16);
+kernel!(Kernel, run, Simd: BF16);
+kernel!(Kernel, run, Simd: Float8<E5M2>, E5M2: bool);
+kernel!(Kernel, run, Simd: WideColumns<WIDTH>, WIDTH: usize);
+kernel!(PairKernel, run_pairs, PairDot: BF16Pairs);
+kernel!(PairKernel, run_pairs, PairDot: Float8Pairs<E5M2>, E5M2: bool);
+kernel!(PairKernel, run_pairs, PairDot: WidePairs<WIDTH>, WIDTH: usize);

@@ -1,0 +1,212 @@
+//! What this machine can do at best, measured: the floor under the time of every step.
+//!
+//! A decode step cannot be faster than reading its weights, a prefill not faster than its multiplications. Benchmarks
+//! print what fraction of that they reach, which says more than a time does.
+
+use std::hint::black_box;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use octet_backend::BackendError;
+
+use crate::isa::{Isa, Level};
+use crate::memory::AlignedBuffer;
+use crate::simd::{Kernel, LANES, PairDot, PairKernel, Portable, Simd};
+use crate::threads::Pool;
+
+/// Bytes that are read: many times the last cache of any machine that we know of for each of its sockets.
+const READ_BYTES: usize = 512 << 20;
+
+/// Pieces that are timed one by one: each must be long beside waking the workers, and short beside the time for which
+/// a busy system leaves them alone. By the time a piece comes round again no cache has it.
+const PIECES: usize = 16;
+
+/// How long each of the two measurements goes on.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// Streams that a worker reads at once, as the kernels for single rows do.
+const STREAMS: usize = 4;
+
+/// The best that all workers together reach.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Floor {
+    /// Bytes read from memory in a second.
+    pub read_bytes_per_second: f64,
+    /// Floating-point operations in a second, two for each multiply-add, on the instruction set and in the arithmetic
+    /// that 16-bit weights are multiplied in.
+    pub operations_per_second: f64,
+}
+
+impl Floor {
+    /// Measures for about a second. The best of several passes counts, because what disturbs only slows down.
+    ///
+    /// # Errors
+    /// No memory for the half gibibyte that is read.
+    pub fn measure(pool: &Pool, isa: Isa) -> Result<Self, BackendError> {
+        Ok(Self {
+            read_bytes_per_second: read_rate(pool, isa)?,
+            operations_per_second: operation_rate(pool, isa),
+        })
+    }
+
+    /// Seconds below which work that reads `bytes` and does `operations` cannot be done.
+    #[must_use]
+    pub fn seconds(&self, bytes: f64, operations: f64) -> f64 {
+        (bytes / self.read_bytes_per_second).max(operations / self.operations_per_second)
+    }
+}
+
+/// Calls `pass` until patience ends and returns the shortest time of one call, in seconds.
+fn shortest(mut pass: impl FnMut()) -> f64 {
+    let begin = Instant::now();
+    let mut best = f64::INFINITY;
+    loop {
+        let start = Instant::now();
+        pass();
+        best = best.min(start.elapsed().as_secs_f64());
+        if begin.elapsed() > PATIENCE {
+            return best;
+        }
+    }
+}
+
+fn read_rate(pool: &Pool, isa: Isa) -> Result<f64, BackendError> {
+    let floats =
+        READ_BYTES / size_of::<f32>() / pool.workers() / PIECES / (STREAMS * LANES) * (STREAMS * LANES);
+    let mut buffer = AlignedBuffer::<f32>::zeroed(floats * PIECES * pool.workers())?;
+    // Untouched pages would all be the same page of zeros, and each worker's part should be near it.
+    let shares: Vec<_> = buffer.chunks_mut(floats * PIECES).map(Mutex::new).collect();
+    pool.run(&|worker| {
+        shares[worker].lock().unwrap_or_else(PoisonError::into_inner).fill(1.0);
+    });
+    drop(shares);
+    let mut piece = 0;
+    let seconds = shortest(|| {
+        pool.run(&|worker| {
+            let start = (worker * PIECES + piece) * floats;
+            black_box(isa.run(Read(&buffer[start..start + floats])));
+        });
+        piece = (piece + 1) % PIECES;
+    });
+    Ok((floats * size_of::<f32>() * pool.workers()) as f64 / seconds)
+}
+
+/// Sums values, reading several places at once.
+struct Read<'a>(&'a [f32]);
+
+impl Kernel for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let stream = self.0.len() / STREAMS;
+        let mut sums = [simd.splat(0.0); STREAMS];
+        for position in (0..stream).step_by(LANES) {
+            for (index, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: `position` and the fifteen after it are inside a stream, whose length is a multiple of 16.
+                *sum = simd.add(*sum, unsafe { simd.load(self.0.as_ptr().add(index * stream + position)) });
+            }
+        }
+        let sum = simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3]));
+        simd.reduce_add(sum)
+    }
+}
+
+fn operation_rate(pool: &Pool, isa: Isa) -> f64 {
+    let operations = match isa.level() {
+        Level::Portable => operations::<Portable>(1),
+        #[cfg(test)]
+        Level::PortablePairs => operations::<Portable>(2),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(_) => operations::<crate::simd::Avx2>(1),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(_) => operations::<crate::simd::Avx512>(1),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16(_) => operations::<crate::simd::Avx512Bf16>(2),
+    };
+    let seconds = shortest(|| {
+        pool.run(&|_worker| {
+            black_box(match isa.level() {
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512Bf16(simd) => simd.run_pairs(MultiplyPairs),
+                #[cfg(test)]
+                Level::PortablePairs => Portable.run_pairs(MultiplyPairs),
+                _ => isa.run(MultiplyAdd),
+            });
+        });
+    });
+    operations * pool.workers() as f64 / seconds
+}
+
+/// Repetitions of the loop that only multiplies.
+const REPETITIONS: usize = 100_000;
+/// Sums for each panel that a set multiplies at once.
+const SUMS: usize = 6;
+
+/// Operations of one call of the loop, where each lane multiplies `pairs` numbers at once.
+fn operations<S: Simd>(pairs: usize) -> f64 {
+    (REPETITIONS * SUMS * S::MANY_ROWS_PANELS * LANES * pairs * 2) as f64
+}
+
+/// Multiply-adds without end in as many independent sums as the kernels have.
+struct MultiplyAdd;
+
+impl Kernel for MultiplyAdd {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let factor = simd.splat(black_box(0.999));
+        let mut sums = [[simd.splat(black_box(1.0)); SUMS]; 2];
+        for _ in 0..REPETITIONS {
+            for panel in sums.iter_mut().take(S::MANY_ROWS_PANELS) {
+                for sum in panel {
+                    *sum = simd.multiply_add(*sum, factor, factor);
+                }
+            }
+        }
+        total(simd, &sums)
+    }
+}
+
+/// As [`MultiplyAdd`], with dot products of pairs.
+struct MultiplyPairs;
+
+impl PairKernel for MultiplyPairs {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run_pairs<S: PairDot>(self, simd: S) -> f32 {
+        let factor = simd.splat_bits(black_box(0x3F00_3F00));
+        let mut sums = [[simd.splat(black_box(1.0)); SUMS]; 2];
+        for _ in 0..REPETITIONS {
+            for panel in sums.iter_mut().take(S::MANY_ROWS_PANELS) {
+                for sum in panel {
+                    *sum = simd.dot_bf16_pairs(*sum, factor, factor);
+                }
+            }
+        }
+        total(simd, &sums)
+    }
+}
+
+#[inline(always)]
+fn total<S: Simd>(simd: S, sums: &[[S::F32; SUMS]; 2]) -> f32 {
+    let mut total = simd.splat(0.0);
+    for sum in sums.iter().flatten() {
+        total = simd.add(total, *sum);
+    }
+    simd.reduce_add(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slower_of_reading_and_multiplying_counts() {
+        let floor = Floor { read_bytes_per_second: 10.0, operations_per_second: 100.0 };
+        assert_eq!(floor.seconds(20.0, 100.0), 2.0);
+        assert_eq!(floor.seconds(20.0, 500.0), 5.0);
+    }
+}
