@@ -102,9 +102,9 @@ pub async fn serve(
             EngineExit::Died("its thread cannot be watched".to_owned())
         })),
     };
-    app.stop();
     match cause {
         Cause::Signal(name) => {
+            app.stop();
             let running = engine.stats().running + engine.stats().waiting;
             tracing::info!("{name}: stopping; {running} requests in flight have {shutdown_timeout:?}");
             engine.shutdown(shutdown_timeout);
@@ -122,6 +122,7 @@ pub async fn serve(
             Ok(())
         }
         Cause::Engine(EngineExit::Stopped) => {
+            app.stop();
             let _ = stop.send(());
             let _ = timeout(FLUSH_TIME, &mut server).await;
             Ok(())
