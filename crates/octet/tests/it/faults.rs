@@ -74,7 +74,7 @@ fn weights_that_are_not_numbers() {
         let mut checkpoint = Checkpoint::llama();
         let tensor = checkpoint.tensors.get_mut("model.layers.1.mlp.down_proj.weight").unwrap();
         tensor.bytes[400..404].copy_from_slice(&damage.to_le_bytes());
-        expect_refusal(&checkpoint, &[], &["model.layers.1.mlp.down_proj.weight", "finite"]);
+        expect_refusal(&checkpoint, &[], &["model.layers.1.mlp.down_proj.weight", "row 1, column 4"]);
     }
 }
 

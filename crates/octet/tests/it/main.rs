@@ -1,5 +1,9 @@
-//! Tests of the whole: the house's own rules.
+//! Tests of the whole: the house's own rules, and the program as a process.
 
 mod arrows;
+mod checkpoint;
+mod faults;
 mod house;
+mod program;
+mod requests;
 mod style;

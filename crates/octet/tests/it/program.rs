@@ -80,7 +80,9 @@ impl Server {
         let mut said = String::new();
         loop {
             let Ok(line) = lines.recv_timeout(PATIENCE) else {
+                // It may have ended by itself.
                 let _ = child.kill();
+                let _ = child.wait();
                 panic!("the server did not start:\n{said}");
             };
             if let Some(address) = address_in(&line) {

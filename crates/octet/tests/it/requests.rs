@@ -73,7 +73,7 @@ fn bad_requests_are_their_own_fault() {
 #[test]
 fn a_client_that_leaves_gives_its_room_back() {
     let server = tiny_server();
-    let long = completion(&json!({"max_tokens": 200, "stream": true, "n": 4}));
+    let long = completion(&json!({"max_tokens": 200, "stream": true, "n": 4, "temperature": 1}));
     let mut stream = server.send("POST", "/v1/completions", long.to_string().as_bytes());
     let mut beginning = [0; 64];
     stream.read_exact(&mut beginning).unwrap();
@@ -92,7 +92,7 @@ fn a_stop_is_clean() {
 }
 
 /// Requests of the soak.
-const REQUESTS: usize = 1_500;
+const REQUESTS: usize = 3_000;
 
 /// Connections at a time.
 const CLIENTS: usize = 12;
@@ -102,8 +102,12 @@ const CLIENTS: usize = 12;
 #[test]
 fn a_soak_leaves_nothing_behind() {
     let folder = Checkpoint::llama().write();
-    // Room for about four of the longest sequences, so that there is preemption too.
-    let options = ["--served-model-name", "tiny", "--kv-cache-memory-bytes", "288K", "--max-num-seqs", "8"];
+    // Room for 24 blocks of 16 tokens: fewer than eight sequences need, so that some must give way.
+    let options = [
+        &["--served-model-name", "tiny", "--max-num-seqs", "8"][..],
+        &["--kv-cache-memory-bytes", "96K", "--max-model-len", "192"],
+    ]
+    .concat();
     let server = Server::start(folder.path(), &options);
     let bodies: Vec<Value> = (0..10).map(soak_request).collect();
     let alone: Vec<String> =
@@ -123,13 +127,18 @@ fn a_soak_leaves_nothing_behind() {
         }
     });
     server.wait_until_idle();
+    // The soak was one of what it is meant for.
+    for name in ["vllm:num_preemptions_total", "vllm:prefix_cache_hits_total"] {
+        assert!(server.metric(name) > 0.0, "{name} is 0");
+    }
     let (status, said) = server.stop();
     assert!(status.success(), "{status}: {said:?}");
 }
 
-/// Prompts of many lengths that share beginnings, so that the prefix cache takes part.
+/// Prompts of many lengths that share two beginnings, so that the prefix cache takes part.
 fn soak_request(number: usize) -> Value {
-    let prompt = "once upon a time there was a ".repeat(1 + number % 5) + &"abcdefghij"[number..];
+    let beginning = ["once upon a time there was a ", "in a hole in the ground "][number % 2];
+    let prompt = beginning.repeat(1 + number % 5) + &"abcdefghij"[number..];
     completion(&json!({"prompt": prompt, "max_tokens": 3 + 7 * (number % 4)}))
 }
 
