@@ -56,7 +56,9 @@ pub enum BackendError {
         limit: usize,
     },
     /// The paged kernels cannot address blocks of this size.
-    #[error("KV blocks of {block_size} tokens are not supported by this device: use a multiple of {multiple_of}")]
+    #[error(
+        "KV blocks of {block_size} tokens are not supported by this device: use a multiple of {multiple_of}"
+    )]
     BlockSize {
         /// Tokens in a block, as asked for.
         block_size: usize,
