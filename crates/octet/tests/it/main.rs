@@ -2,6 +2,7 @@
 
 mod arrows;
 mod checkpoint;
+mod commands;
 mod faults;
 mod house;
 mod program;

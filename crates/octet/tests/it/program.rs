@@ -21,14 +21,21 @@ const GLANCE: Duration = Duration::from_millis(20);
 const SMALL: [&str; 8] =
     ["--host", "127.0.0.1", "--port", "0", "--threads", "1", "--kv-cache-memory-bytes", "4M"];
 
-fn serve(model: &Path, options: &[&str]) -> Child {
+fn serve(model: &Path, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
-    // Options of the test come last, so that they win.
-    let wins = |name: &str| options.contains(&name);
-    let defaults = SMALL.chunks_exact(2).filter(|pair| !wins(pair[0])).flatten();
+    // What a test asks for itself replaces the default.
+    let defaults = SMALL.chunks_exact(2).filter(|pair| !options.contains(&pair[0])).flatten();
     command.arg("serve").arg(model).args(defaults).args(options);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    command.spawn().expect("the program that was built starts")
+    command
+}
+
+/// Serves the model inside a copy of the program, far from where it was built.
+pub(crate) fn serve_shipped(program: &Path, cache_folder: &Path) -> Server {
+    let mut command = Command::new(program);
+    command.arg("serve").args(SMALL).current_dir("/").env("XDG_CACHE_HOME", cache_folder);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    Server::launch(&mut command)
 }
 
 /// Waits for the end of a process; one that does not end is killed, and the test fails.
@@ -46,19 +53,43 @@ fn wait(child: &mut Child) -> ExitStatus {
     }
 }
 
+/// How a process ended, and what it wrote.
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Waits for the end of a process that writes text.
+fn finish(mut child: Child) -> Ended {
+    let read = |stream: Option<Box<dyn Read + Send>>| {
+        thread::spawn(move || {
+            let mut text = String::new();
+            if let Some(mut stream) = stream {
+                stream.read_to_string(&mut text).expect("the program writes text");
+            }
+            text
+        })
+    };
+    let stdout = read(child.stdout.take().map(|stream| Box::new(stream) as _));
+    let stderr = read(child.stderr.take().map(|stream| Box::new(stream) as _));
+    let status = wait(&mut child);
+    let [stdout, stderr] = [stdout, stderr].map(|reader| reader.join().expect("the reader does not panic"));
+    Ended { status, stdout, stderr }
+}
+
+/// Runs the program to its end.
+pub(crate) fn run(arguments: &[&str]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    finish(command.spawn().expect("the program that was built starts"))
+}
+
 /// Serves a model that must be refused, and returns what the program said.
 pub(crate) fn refusal(model: &Path, options: &[&str]) -> String {
-    let mut child = serve(model, options);
-    let mut stderr = child.stderr.take().expect("standard error is piped");
-    let reader = thread::spawn(move || {
-        let mut said = String::new();
-        // What is not UTF-8 would be a fault of its own.
-        stderr.read_to_string(&mut said).expect("the program writes text");
-        said
-    });
-    let status = wait(&mut child);
-    let said = reader.join().expect("the reader does not panic");
-    assert_eq!(status.code(), Some(1), "a refusal is not a crash:\n{said}");
+    let ended = finish(serve(model, options).spawn().expect("the program that was built starts"));
+    let said = ended.stderr;
+    assert_eq!(ended.status.code(), Some(1), "a refusal is not a crash:\n{said}");
     said
 }
 
@@ -73,7 +104,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server and waits until it says where it listens.
     pub(crate) fn start(model: &Path, options: &[&str]) -> Self {
-        let mut child = serve(model, options);
+        Self::launch(&mut serve(model, options))
+    }
+
+    fn launch(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the program that was built starts");
         let stderr = BufReader::new(child.stderr.take().expect("standard error is piped"));
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -91,6 +126,25 @@ impl Server {
             said.push_str(&line);
             said.push('\n');
         }
+    }
+
+    /// Where clients find it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Seconds of processor time that the server has used.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn processor_seconds(&self) -> f64 {
+        /// `USER_HZ`, which is 100 on every architecture that Linux runs on.
+        const TICKS_PER_SECOND: f64 = 100.0;
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(path).expect("the server runs");
+        // The name in parentheses may hold spaces. After it, user and system time are fields 12 and 13 (proc(5)).
+        let (_, fields) = stat.rsplit_once(')').expect("the name is in parentheses");
+        let ticks =
+            fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<f64>().expect("ticks"));
+        ticks.sum::<f64>() / TICKS_PER_SECOND
     }
 
     /// A connection that has sent a request and not read the answer.
