@@ -48,6 +48,8 @@ pub enum Warning {
         /// Layers without.
         layers: usize,
     },
+    /// The checkpoint has scales for an E4M3 cache, but the cache is E5M2.
+    KvScalesNotUsed,
     /// Tensors in the checkpoint that the model has no use for.
     UnusedTensors {
         /// How many.
@@ -65,6 +67,9 @@ impl fmt::Display for Warning {
             Self::KvScalesMissing { layers } => write!(
                 formatter,
                 "the checkpoint has no scales for the FP8 KV cache of {layers} layers: 1.0 is used, which may cost accuracy"
+            ),
+            Self::KvScalesNotUsed => formatter.write_str(
+                "the checkpoint's scales for the KV cache are for E4M3 and do not apply to fp8_e5m2; --kv-cache-dtype fp8 uses them",
             ),
             Self::UnusedTensors { count, first } => write!(
                 formatter,
@@ -347,12 +352,17 @@ fn kv_scales(
     checkpoint: Option<&Checkpoint>,
     warnings: &mut Vec<Warning>,
 ) -> Result<Vec<KvScale>, ModelError> {
-    let DataType::F8(format @ (Float8Format::E4M3 | Float8Format::E4M3Fnuz)) = kv_type else {
+    let DataType::F8(format) = kv_type else {
         return Ok(vec![KvScale::ONE; config.layers]);
     };
+    let mut names = checkpoint.iter().flat_map(|it| it.names()).filter(|name| KvScales::wants(name));
+    if matches!(format, Float8Format::E5M2 | Float8Format::E5M2Fnuz) {
+        warnings.extend(names.next().map(|_| Warning::KvScalesNotUsed));
+        return Ok(vec![KvScale::ONE; config.layers]);
+    }
     let mut found = KvScales::default();
     if let Some(checkpoint) = checkpoint {
-        for name in checkpoint.names().filter(|name| KvScales::wants(name)) {
+        for name in names {
             let tensor = checkpoint.tensor(name).expect("the name is one of the checkpoint's own");
             found.insert(name, &checkpoint.read_numbers(name, tensor)?);
         }

@@ -267,3 +267,84 @@ fn pieces(rows: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use octet_sample::LogprobsMode;
+
+    use super::*;
+
+    fn params() -> SamplingParams {
+        SamplingParams {
+            temperature: 0.7,
+            top_k: 3,
+            top_p: 0.9,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 5,
+            min_tokens: 0,
+            eos_token_id: None,
+            stop_token_ids: Vec::new(),
+            logit_bias: Vec::new(),
+            allowed_token_ids: None,
+            bad_words: Vec::new(),
+            logprobs: None,
+            prompt_logprobs: None,
+            logprobs_mode: LogprobsMode::RawLogprobs,
+        }
+    }
+
+    fn sampling(sequences: &[SamplingParams]) -> Sampling {
+        Sampling {
+            sequences: sequences.iter().map(|it| Mutex::new(Some(SequenceState::new(it, &[1])))).collect(),
+            samplers: vec![Mutex::new(Sampler::new(8))],
+            outcomes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn devices_get_simple_rows_only() {
+        let mut penalised = params();
+        penalised.presence_penalty = 0.5;
+        let mut truncated = params();
+        truncated.min_p = 0.1;
+        let sampling = sampling(&[params(), params(), penalised, truncated]);
+        let mut described = Vec::new();
+        let rows =
+            |slots: &[u32]| slots.iter().map(|&slot| OutputRow::Sample(Slot(slot))).collect::<Vec<_>>();
+        assert!(sampling.describe(&rows(&[1, 0]), &mut described));
+        let row = SampleRow { temperature: 0.7, top_k: 3, top_p: 0.9, seed: 5, counter: 0 };
+        assert_eq!(described, [row, row]);
+        assert!(!sampling.describe(&rows(&[0, 2]), &mut described));
+        assert!(!sampling.describe(&rows(&[3]), &mut described));
+        let prompt = OutputRow::PromptLogprob { slot: Slot(0), target: 1 };
+        assert!(!sampling.describe(&[prompt], &mut described));
+    }
+
+    #[test]
+    fn what_a_device_sampled_moves_the_counter() {
+        let sampling = sampling(&[params()]);
+        let (mut output, mut described) = (StepOutput::default(), Vec::new());
+        let rows = [OutputRow::Sample(Slot(0))];
+        sampling.book(&rows, &[6], &mut output);
+        assert_eq!(output.rows, [RowOutcome::Token(SampledToken { token: 6, logprobs: None })]);
+        assert!(sampling.describe(&rows, &mut described));
+        assert_eq!(described[0].counter, 1);
+    }
+
+    #[test]
+    fn pieces_cover_all_rows() {
+        assert_eq!(pieces(7, 3).collect::<Vec<_>>(), [0..3, 3..6, 6..7]);
+        assert_eq!(pieces(0, 3).count(), 0);
+    }
+
+    #[test]
+    fn rows_that_are_not_numbers_are_faults() {
+        let sampling = sampling(&[params()]);
+        let mut logits = [0.0, f32::NAN, 1.0];
+        let outcome = sampling.sample(OutputRow::Sample(Slot(0)), &mut logits);
+        assert!(matches!(&outcome, RowOutcome::Fault(text) if text.contains("NaN")), "{outcome:?}");
+    }
+}

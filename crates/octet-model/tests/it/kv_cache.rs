@@ -68,6 +68,16 @@ fn scales_are_found_under_every_name() {
     }
 }
 
+/// They are E4M3's; E5M2 has range enough without.
+#[test]
+fn scales_do_not_apply_to_e5m2_and_that_is_said() {
+    let mut draft = Draft::of(CASE);
+    draft.tensors.insert("model.layers.0.self_attn.k_scale".to_owned(), Tensor::f32(&[], &[0.037]));
+    let (found, _, warnings) = with_cache(&draft, KvCacheChoice::Fp8E5m2);
+    assert_eq!(warnings, [Warning::KvScalesNotUsed]);
+    assert_eq!(found, with_cache(&Draft::of(CASE), KvCacheChoice::Fp8E5m2).0);
+}
+
 /// compressed-tensors' `kv_cache_scheme` makes `auto` mean FP8.
 #[test]
 fn a_checkpoint_can_ask_for_a_float8_cache() {
