@@ -143,7 +143,7 @@ fn fp8_layout() {
     check("ignored", &layout(config, Scales::Tensor, "weight_scale", false, &["layers.1.mlp"]));
 }
 
-fn compressed(weights: Value, input: Value, ignore: Value) -> Value {
+fn compressed(weights: &Value, input: &Value, ignore: &Value) -> Value {
     json!({
         "quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ignore,
         "config_groups": { "group_0": {
@@ -166,14 +166,14 @@ fn compressed_tensors_layout() {
         ignored,
     };
     let head = json!(["lm_head"]);
-    check("static", &layout(compressed(float("tensor"), fixed, head.clone()), Scales::Tensor, true, &[]));
-    let config = compressed(float("channel"), dynamic.clone(), head.clone());
+    check("static", &layout(compressed(&float("tensor"), &fixed, &head), Scales::Tensor, true, &[]));
+    let config = compressed(&float("channel"), &dynamic, &head);
     check("channel", &layout(config, Scales::ChannelColumn, false, &[]));
     let mut block = float("block");
     block["block_structure"] = json!([BLOCK.rows, BLOCK.columns]);
-    check("block", &layout(compressed(block, dynamic, head), Scales::Block, false, &[]));
+    check("block", &layout(compressed(&block, &dynamic, &head), Scales::Block, false, &[]));
     let ignore = json!(["re:.*lm_head", "re:.*layers\\.0\\.self_attn.*"]);
-    let config = compressed(float("channel"), Value::Null, ignore);
+    let config = compressed(&float("channel"), &Value::Null, &ignore);
     check("weights only", &layout(config, Scales::ChannelColumn, false, &["layers.0.self_attn"]));
 }
 
