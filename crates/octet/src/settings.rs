@@ -1,5 +1,7 @@
 //! What is meant: typed flags and environment variables, turned once into the settings of the crates below.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 use octet_cpu::{CpuOptions, PoolOptions, ThreadBinding};
 use octet_engine::{EngineConfig, SchedulingPolicy};
@@ -31,12 +33,13 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// What `word` means; without one, the model inside the program.
+    /// What `word` means; without one, or by its name, the model inside the program.
     ///
     /// # Errors
     /// No such model, or a revision of something that has none.
     pub(crate) fn new(word: Option<&str>, arguments: &EngineArgs) -> Result<Self> {
-        let Some(word) = word else {
+        // A folder of the same name is nearer to what was typed.
+        let Some(word) = word.filter(|word| *word != shipped::NAME || Path::new(word).is_dir()) else {
             return Ok(Self {
                 source: ModelSource::Folder(shipped::folder()?),
                 name: shipped::NAME.to_owned(),

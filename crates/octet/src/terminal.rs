@@ -9,7 +9,7 @@ use clap::Parser;
 
 use crate::cli::serve::ServeArgs;
 use crate::cli::terminal::{ChatCommand, CompleteCommand, InProcess};
-use crate::{client, serve, shipped};
+use crate::{client, serve};
 
 /// Completes prompts.
 ///
@@ -47,7 +47,7 @@ fn start_here(here: InProcess) -> Result<Option<String>> {
     };
     let fixed = ["octet", "--host", "127.0.0.1", "--port", "0", "--disable-access-log"];
     let mut arguments = Defaults::parse_from(fixed).serve;
-    arguments.model = (model != shipped::NAME).then_some(model);
+    arguments.model = Some(model);
     // The key of another server must not lock us out of our own.
     arguments.api_key = Vec::new();
     arguments.engine = here.engine;
