@@ -105,8 +105,10 @@ pub async fn serve(
     match cause {
         Cause::Signal(name) => {
             app.stop();
-            let running = engine.stats().running + engine.stats().waiting;
-            tracing::info!("{name}: stopping; {running} requests in flight have {shutdown_timeout:?}");
+            let stats = engine.stats();
+            let in_flight = stats.running + stats.waiting;
+            let seconds = shutdown_timeout.as_secs_f64();
+            tracing::info!("{name}: stopping; {in_flight} sequences in flight have {seconds} s to end");
             engine.shutdown(shutdown_timeout);
             // Whoever listens for the end may be gone already; then the server has ended, which is what is wanted.
             let _ = stop.send(());

@@ -208,9 +208,8 @@ fn prompts_that_do_not_fit() {
     let message = "you requested 510 output tokens and your prompt has 3 tokens, 513 in total";
     check(&server, COMPLETIONS, much, (400, "max_tokens", message));
     // A cache that is smaller than the model's length: only the engine knows.
-    let mut options = Options::default();
-    options.engine = octet_engine::EngineConfig::new(5, 16, crate::server::MAX_MODEL_LEN);
-    let small = TestServer::with(options);
+    let engine = octet_engine::EngineConfig::new(5, 16, crate::server::MAX_MODEL_LEN);
+    let small = TestServer::with(Options { engine, ..Options::default() });
     let prompt = json!({ "prompt": "x".repeat(100) });
     check(&small, COMPLETIONS, prompt, (400, "input_tokens", "can have at most 64"));
 }

@@ -23,7 +23,9 @@ fn long() -> Value {
 
 #[test]
 fn a_client_that_leaves_in_mid_stream_frees_its_sequences() {
-    let server = TestServer::with(slow());
+    let mut options = slow();
+    options.server.load_tracking = true;
+    let server = TestServer::with(options);
     let mut body = long();
     body["stream"] = json!(true);
     body["n"] = json!(3);
@@ -37,6 +39,7 @@ fn a_client_that_leaves_in_mid_stream_frees_its_sequences() {
         reader.read_line(&mut line).unwrap();
     }
     wait_for("three running sequences", || server.engine.stats().running == 3);
+    assert_eq!(server.get("/load").json()["server_load"], 1);
     drop(reader);
     server.wait_until_idle();
     assert!(server.engine.stats().generation_tokens < 3 * 500);
@@ -85,6 +88,48 @@ fn a_full_queue_answers_503_and_loses_nothing() {
     let mut answer = String::new();
     running.pop().unwrap().read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
+fn many_clients_at_once_leave_nothing_behind() {
+    const CLIENTS: usize = 16;
+    const ROUNDS: usize = 8;
+    let mut options = Options::default();
+    options.server.load_tracking = true;
+    let server = TestServer::with(options);
+    let ask = &|client: usize, round: usize| {
+        let tokens = 1 + (client * 7 + round * 31) % 90;
+        let mut body =
+            json!({ "prompt": format!("client {client}"), "temperature": 0, "max_tokens": tokens });
+        match (client + round) % 4 {
+            0 => {
+                let usage = server.post(PATH, &body).json()["usage"]["completion_tokens"].clone();
+                assert_eq!(usage, tokens);
+            }
+            1 => {
+                body["stream"] = json!(true);
+                let chunks = server.post(PATH, &body).chunks();
+                assert_eq!(chunks.len(), tokens);
+                assert_eq!(chunks[tokens - 1]["choices"][0]["finish_reason"], "length");
+            }
+            2 => {
+                body["temperature"] = json!(-1);
+                assert_eq!(server.post(PATH, &body).status, 400);
+            }
+            _ => {
+                body["stream"] = json!(true);
+                let headers = [("content-type", "application/json")];
+                drop(server.client().send("POST", PATH, &headers, Some(body.to_string().as_bytes())));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            scope.spawn(move || (0..ROUNDS).for_each(|round| ask(client, round)));
+        }
+    });
+    server.wait_until_idle();
+    wait_for("no request in progress", || server.get("/load").json()["server_load"] == 0);
 }
 
 #[test]
