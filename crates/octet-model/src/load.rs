@@ -1,7 +1,9 @@
 //! The life of loading: a source becomes a folder, a config, a plan, and weights on a device.
 
 use std::fmt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use octet_backend::{Backend, DataType, KvCacheSpec, KvScale};
 use octet_float8::Float8Format;
@@ -319,7 +321,11 @@ impl<B: Backend> LoadedModel<B> {
             scales: self.kv_scales,
         };
         let decoder = Decoder::new(&config, self.weights);
-        Runner::new(self.backend, &config, decoder, limits, &cache)
+        // On a thread of its own, because a device may bind the thread that calls it to a CPU.
+        thread::scope(|scope| {
+            let runner = scope.spawn(|| Runner::new(self.backend, &config, decoder, limits, &cache));
+            runner.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Brings a linear's bytes into memory: from files, or made up.
+//! Brings a linear into memory as the device takes it: read from files or made up, and quantised if asked for.
 
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -7,7 +7,7 @@ use octet_backend::DataType;
 use super::plan::{LinearPlan, PartPlan, TensorPlan};
 use crate::ModelError;
 use crate::checkpoint::{Bytes, Checkpoint, Dummy};
-use crate::quantization::Granularity;
+use crate::quantization::{Granularity, NotFinite, OnlineQuantization, Quantized, Values, quantize};
 
 /// Where bytes come from.
 #[derive(Debug)]
@@ -21,10 +21,30 @@ pub(crate) enum Source<'a> {
 /// A part in memory.
 #[derive(Debug)]
 pub(super) struct FetchedPart {
-    /// The values as stored.
-    pub(super) bytes: Bytes,
+    /// The values.
+    pub(super) values: PartValues,
     /// Their scales; empty if they are not FP8.
     pub(super) scales: Vec<f32>,
+    /// Which values share a scale.
+    pub(super) granularity: Option<Granularity>,
+}
+
+/// A part's values, `[rows, columns]`.
+#[derive(Debug)]
+pub(super) enum PartValues {
+    /// As the checkpoint has them.
+    Stored(Bytes),
+    /// Codes that were made of them.
+    Quantized(Vec<u8>),
+}
+
+impl PartValues {
+    pub(super) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Stored(bytes) => bytes.as_slice(),
+            Self::Quantized(codes) => codes,
+        }
+    }
 }
 
 /// A linear in memory.
@@ -56,14 +76,15 @@ impl<'a> Source<'a> {
         Self::Dummy(dummies)
     }
 
-    /// Reads a linear, into used buffers where they fit.
+    /// Reads a linear, into used buffers where they fit, and quantises it if that is planned.
     pub(super) fn fetch(&self, linear: &LinearPlan, pool: &mut Pool) -> Result<Fetched, ModelError> {
         let mut fetched =
             Fetched { parts: Vec::with_capacity(linear.parts.len()), bias: None, input_scale: None };
+        let mut stored = Vec::with_capacity(linear.parts.len());
         for part in &linear.parts {
             let mut bytes = pool.take(part.rows * part.columns * part.data_type.bytes());
             self.fill(part, bytes.as_mut_slice())?;
-            fetched.parts.push(FetchedPart { bytes, scales: self.scales(part)? });
+            stored.push(bytes);
             if let Some(bias) = &part.bias {
                 let values = self.numbers(bias, 0.0)?;
                 check_finite(&bias.name, &values)?;
@@ -75,7 +96,19 @@ impl<'a> Source<'a> {
                 fetched.input_scale = Some(fetched.input_scale.map_or(value, |other: f32| other.max(value)));
             }
         }
+        fetched.parts = match linear.online {
+            Some(how) => quantize_parts(linear, stored, how, pool)?,
+            None => {
+                let parts = linear.parts.iter().zip(stored);
+                parts.map(|(part, bytes)| self.stored_part(part, bytes)).collect::<Result<_, _>>()?
+            }
+        };
         Ok(fetched)
+    }
+
+    fn stored_part(&self, part: &PartPlan, bytes: Bytes) -> Result<FetchedPart, ModelError> {
+        let granularity = part.scale.as_ref().map(|(_, granularity)| *granularity);
+        Ok(FetchedPart { values: PartValues::Stored(bytes), scales: self.scales(part)?, granularity })
     }
 
     /// Reads a norm's weight.
@@ -113,6 +146,31 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Quantises a linear's parts together and gives their buffers back.
+fn quantize_parts(
+    linear: &LinearPlan,
+    stored: Vec<Bytes>,
+    how: OnlineQuantization,
+    pool: &mut Pool,
+) -> Result<Vec<FetchedPart>, ModelError> {
+    let mut values = Vec::with_capacity(stored.len());
+    for (part, bytes) in linear.parts.iter().zip(&stored) {
+        let PartPlan { data_type, rows, columns, .. } = *part;
+        values.push(Values { bytes: bytes.as_slice(), data_type, rows, columns });
+    }
+    let quantized = quantize(&values, how).map_err(|NotFinite { part, row, column }| {
+        ModelError::NotFinite { tensor: linear.parts[part].weight.name.clone(), row, column }
+    })?;
+    stored.into_iter().for_each(|bytes| pool.give_back(bytes));
+    let granularity = Some(how.granularity());
+    let part = |it: Quantized| FetchedPart {
+        values: PartValues::Quantized(it.codes),
+        scales: it.scales,
+        granularity,
+    };
+    Ok(quantized.into_iter().map(part).collect())
+}
+
 fn check_finite(name: &str, values: &[f32]) -> Result<(), ModelError> {
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
@@ -148,8 +206,16 @@ impl Pool {
         (Self { returned, free: Vec::new() }, sender)
     }
 
+    fn give_back(&mut self, bytes: Bytes) {
+        if bytes.capacity() <= Self::LARGEST_KEPT_BYTES {
+            self.free.push(bytes);
+        }
+    }
+
     fn take(&mut self, length: usize) -> Bytes {
-        self.free.extend(self.returned.try_iter().filter(|it| it.capacity() <= Self::LARGEST_KEPT_BYTES));
+        while let Ok(bytes) = self.returned.try_recv() {
+            self.give_back(bytes);
+        }
         let fitting = self.free.iter().position(|it| it.capacity() >= length);
         match fitting {
             Some(index) => self.free.swap_remove(index).reuse(length),

@@ -1,15 +1,16 @@
 //! Hands linears to the device, one after another, while the next one is read.
 
-use std::sync::mpsc::{Receiver, Sender};
+use std::panic::resume_unwind;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use half::{bf16, f16};
 use octet_backend::{Backend, BackendError, DataType, LinearPart, LinearSpec, WeightScale, WeightView};
 
-use super::fetch::{Fetched, FetchedPart, Pool, Source};
+use super::fetch::{Fetched, FetchedPart, PartValues, Pool, Source};
 use super::plan::{LayerPlan, LinearPlan, PartPlan, TensorPlan, WeightPlan};
 use crate::checkpoint::{Bytes, Checkpoint};
-use crate::quantization::{self, Granularity, NotFinite, OnlineQuantization, Quantized, Values};
+use crate::quantization::Granularity;
 use crate::{ModelError, Progress};
 
 /// A model's weights on the device.
@@ -46,44 +47,41 @@ pub(crate) struct PackedLayer<B: Backend> {
     pub(crate) down: B::Linear,
 }
 
-/// Reads and packs everything that is planned. A second thread reads ahead by one linear.
+/// Reads and packs everything that is planned: one thread reads and quantises, ahead by one linear, another packs.
+///
+/// The caller only reports. A device may bind the thread that calls it to a CPU, and threads inherit that: neither the
+/// caller's nor the reader's later threads may end up on that one CPU.
 pub(crate) fn pack<B: Backend>(
     backend: &mut B,
     plan: &WeightPlan,
     checkpoint: Option<&Checkpoint>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Packed<B>, ModelError> {
-    let source = Source::new(checkpoint, plan.linears());
+    let source = &Source::new(checkpoint, plan.linears());
+    let total_bytes = plan.linears().map(LinearPlan::source_bytes).sum();
     thread::scope(|scope| {
         // No room in the channel: at most two linears are in memory besides the packed ones.
-        let (sender, fetched) = std::sync::mpsc::sync_channel(0);
+        let (sender, fetched) = mpsc::sync_channel(0);
         let (mut pool, returns) = Pool::new();
-        let reader = &source;
         scope.spawn(move || {
             for linear in plan.linears() {
-                let fetched = reader.fetch(linear, &mut pool);
+                let fetched = source.fetch(linear, &mut pool);
                 let is_last = fetched.is_err();
                 if sender.send(fetched).is_err() || is_last {
                     return;
                 }
             }
         });
-        let total_bytes = plan.linears().map(LinearPlan::source_bytes).sum();
-        let mut packer = Packer {
-            backend,
-            source: &source,
-            fetched,
-            returns,
-            progress,
-            loaded_bytes: 0,
-            total_bytes,
-            bytes: 0,
-        };
-        let embedding = packer.linear(&plan.embedding)?;
-        let head = plan.head.as_ref().map(|head| packer.linear(head)).transpose()?;
-        let layers = plan.layers.iter().map(|layer| packer.layer(layer)).collect::<Result<_, _>>()?;
-        let final_norm = packer.vector(&plan.final_norm)?;
-        Ok(Packed { embedding, head, layers, final_norm, bytes: packer.bytes })
+        let (done, packed) = mpsc::channel();
+        let packer = Packer { backend, source, fetched, returns, done, bytes: 0 };
+        let packer = scope.spawn(move || packer.pack(plan));
+        let mut loaded_bytes = 0;
+        for linear in packed {
+            let linear: &LinearPlan = linear;
+            loaded_bytes += linear.source_bytes();
+            progress(Progress::Weights { tensor: &linear.name, loaded_bytes, total_bytes });
+        }
+        packer.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 
@@ -92,14 +90,20 @@ struct Packer<'a, B> {
     source: &'a Source<'a>,
     fetched: Receiver<Result<Fetched, ModelError>>,
     returns: Sender<Bytes>,
-    progress: &'a mut dyn FnMut(Progress<'_>),
-    loaded_bytes: usize,
-    total_bytes: usize,
+    done: Sender<&'a LinearPlan>,
     bytes: usize,
 }
 
-impl<B: Backend> Packer<'_, B> {
-    fn layer(&mut self, plan: &LayerPlan) -> Result<PackedLayer<B>, ModelError> {
+impl<'a, B: Backend> Packer<'a, B> {
+    fn pack(mut self, plan: &'a WeightPlan) -> Result<Packed<B>, ModelError> {
+        let embedding = self.linear(&plan.embedding)?;
+        let head = plan.head.as_ref().map(|head| self.linear(head)).transpose()?;
+        let layers = plan.layers.iter().map(|layer| self.layer(layer)).collect::<Result<_, _>>()?;
+        let final_norm = self.vector(&plan.final_norm)?;
+        Ok(Packed { embedding, head, layers, final_norm, bytes: self.bytes })
+    }
+
+    fn layer(&mut self, plan: &'a LayerPlan) -> Result<PackedLayer<B>, ModelError> {
         let qkv = self.linear(&plan.qkv)?;
         let output = self.linear(&plan.output)?;
         let gate_up = self.linear(&plan.gate_up)?;
@@ -123,20 +127,10 @@ impl<B: Backend> Packer<'_, B> {
     }
 
     /// Packs the next linear that the reader hands over, which is `plan`'s: both follow the plan's order.
-    fn linear(&mut self, plan: &LinearPlan) -> Result<B::Linear, ModelError> {
+    fn linear(&mut self, plan: &'a LinearPlan) -> Result<B::Linear, ModelError> {
         let fetched = self.fetched.recv().expect("the reader sends one answer for each linear")?;
-        let quantized = plan.online.map(|how| quantize_linear(plan, &fetched, how)).transpose()?;
-        let parts: Vec<LinearPart<'_>> = match &quantized {
-            None => plan.parts.iter().zip(&fetched.parts).map(|(part, it)| stored_part(part, it)).collect(),
-            Some(quantized) => {
-                let how = plan.online.expect("it was quantised online");
-                plan.parts
-                    .iter()
-                    .zip(quantized)
-                    .map(|(part, it)| quantized_part(plan, part, it, how))
-                    .collect()
-            }
-        };
+        let parts: Vec<_> =
+            plan.parts.iter().zip(&fetched.parts).map(|(part, it)| view(plan, part, it)).collect();
         let spec = LinearSpec {
             data_type: plan.data_type,
             usage: plan.usage,
@@ -145,72 +139,39 @@ impl<B: Backend> Packer<'_, B> {
         };
         let linear =
             self.backend.load_linear(spec, &parts).map_err(|error| name_damage(plan, &parts, error))?;
-        for part in fetched.parts {
-            // The reader may be done already; then the buffer is simply dropped.
-            let _ = self.returns.send(part.bytes);
-        }
         self.bytes += self.backend.linear_bytes(&linear);
-        self.loaded_bytes += plan.source_bytes();
-        (self.progress)(Progress::Weights {
-            tensor: &plan.name,
-            loaded_bytes: self.loaded_bytes,
-            total_bytes: self.total_bytes,
-        });
-        Ok(linear)
-    }
-}
-
-fn quantize_linear(
-    plan: &LinearPlan,
-    fetched: &Fetched,
-    how: OnlineQuantization,
-) -> Result<Vec<Quantized>, ModelError> {
-    let mut values = Vec::with_capacity(plan.parts.len());
-    for (part, fetched) in plan.parts.iter().zip(&fetched.parts) {
-        let PartPlan { data_type, rows, columns, .. } = *part;
-        values.push(Values { bytes: fetched.bytes.as_slice(), data_type, rows, columns });
-    }
-    quantization::quantize(&values, how).map_err(|NotFinite { part, row, column }| ModelError::NotFinite {
-        tensor: plan.parts[part].weight.name.clone(),
-        row,
-        column,
-    })
-}
-
-fn view<'a>(part: &PartPlan, data_type: DataType, bytes: &'a [u8]) -> WeightView<'a> {
-    WeightView { bytes, data_type, rows: part.rows, columns: part.columns, row_stride: part.columns }
-}
-
-fn scale(scales: &[f32], granularity: Granularity) -> WeightScale<'_> {
-    match granularity {
-        Granularity::Tensor => WeightScale::Tensor(scales[0]),
-        Granularity::Channel => WeightScale::Channel(scales),
-        Granularity::Block { rows, columns } => {
-            WeightScale::Block { scales, rows_per_block: rows, columns_per_block: columns }
+        for part in fetched.parts {
+            if let PartValues::Stored(bytes) = part.values {
+                // The reader may be done already; then the buffer is simply dropped.
+                let _ = self.returns.send(bytes);
+            }
         }
+        // Whoever loads may have stopped listening; the weights are wanted all the same.
+        let _ = self.done.send(plan);
+        Ok(linear)
     }
 }
 
 /// Parts keep their own scales: devices take one for each part, so that nothing needs to be quantised a second time to
 /// the largest of them, as vLLM does.
-fn stored_part<'a>(part: &PartPlan, fetched: &'a FetchedPart) -> LinearPart<'a> {
-    let scale = match &part.scale {
-        None => WeightScale::None,
-        Some((_, granularity)) => scale(&fetched.scales, *granularity),
+fn view<'v>(plan: &LinearPlan, part: &PartPlan, fetched: &'v FetchedPart) -> LinearPart<'v> {
+    let data_type = match fetched.values {
+        PartValues::Stored(_) => part.data_type,
+        PartValues::Quantized(_) => plan.data_type,
     };
-    LinearPart { weight: view(part, part.data_type, fetched.bytes.as_slice()), scale }
-}
-
-fn quantized_part<'a>(
-    plan: &LinearPlan,
-    part: &PartPlan,
-    quantized: &'a Quantized,
-    how: OnlineQuantization,
-) -> LinearPart<'a> {
-    LinearPart {
-        weight: view(part, plan.data_type, &quantized.codes),
-        scale: scale(&quantized.scales, how.granularity()),
-    }
+    let scales = &fetched.scales[..];
+    let scale = match fetched.granularity {
+        None => WeightScale::None,
+        Some(Granularity::Tensor) => WeightScale::Tensor(scales[0]),
+        Some(Granularity::Channel) => WeightScale::Channel(scales),
+        Some(Granularity::Block { rows, columns }) => {
+            WeightScale::Block { scales, rows_per_block: rows, columns_per_block: columns }
+        }
+    };
+    let PartPlan { rows, columns, .. } = *part;
+    let weight =
+        WeightView { bytes: fetched.values.as_slice(), data_type, rows, columns, row_stride: columns };
+    LinearPart { weight, scale }
 }
 
 /// Adds the tensor's name to a device's error. For damage, the part is the one whose element is not finite there.
