@@ -1,5 +1,7 @@
 //! The CPU backend, on every instruction set that this machine has.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use octet_backend::DataType;
 use octet_conformance::Claims;
 use octet_cpu::{CpuBackend, CpuOptions, Isa, PoolOptions, ThreadBinding};
@@ -8,12 +10,12 @@ use octet_cpu::{CpuBackend, CpuOptions, Isa, PoolOptions, ThreadBinding};
 /// matter.
 fn on_each(part: fn(&Claims, &mut CpuBackend)) {
     for (isa, workers) in Isa::available().into_iter().zip([3, 2, 1].into_iter().cycle()) {
-        eprintln!("{} with {workers} workers", isa.name());
         let threads =
             PoolOptions { workers: Some(workers), binding: ThreadBinding::Unbound, reserved_cores: 0 };
         let options = CpuOptions { threads, isa: Some(isa.name().to_owned()) };
         let mut backend = CpuBackend::new(&options).expect("an instruction set that is available");
-        part(&claims(isa), &mut backend);
+        let run = AssertUnwindSafe(|| part(&claims(isa), &mut backend));
+        assert!(catch_unwind(run).is_ok(), "on {} with {workers} workers", isa.name());
     }
 }
 
