@@ -82,8 +82,9 @@ impl Bench {
             scales: vec![KvScale::ONE; layers],
         };
         let mut qkv = tensor(&mut backend, heads.qkv_width());
-        let values: Vec<f32> =
-            (0..CHUNK_ROWS * heads.qkv_width()).map(|index| ((index * 7919) % 1009) as f32 / 504.0 - 1.0).collect();
+        let values: Vec<f32> = (0..CHUNK_ROWS * heads.qkv_width())
+            .map(|index| ((index * 7919) % 1009) as f32 / 504.0 - 1.0)
+            .collect();
         backend.write_tensor(&mut qkv, &values).expect("values that fit");
         Self {
             rope: backend.load_rope(&rope, CHUNK_ROWS).expect("memory for a rope"),
@@ -167,8 +168,7 @@ fn decode(heads: Heads, bandwidth: f64) {
         for context in [512, 4096, 8192] {
             let mut times = [Duration::ZERO; 2];
             for (time, data_type) in times.iter_mut().zip([DataType::BF16, E4M3]) {
-                let bytes =
-                    2 * sequences * context * heads.kv_heads * heads.head_dim * data_type.bytes();
+                let bytes = 2 * sequences * context * heads.kv_heads * heads.head_dim * data_type.bytes();
                 let layers = (128usize << 20).div_ceil(bytes).clamp(1, 16);
                 let mut bench = Bench::new(heads, data_type, (sequences, context), layers);
                 bench.fill(sequences, context - 1);

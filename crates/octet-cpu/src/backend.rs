@@ -185,7 +185,10 @@ fn check_batch(batch: &Batch) {
         rows += sequence.rows;
         assert!(rows <= batch.rows(), "sequences do not pass the end of the batch");
         let mut positions = batch.positions[sequence.first_row..rows].iter().zip(sequence.computed..);
-        assert!(positions.all(|(&found, expected)| found as usize == expected), "positions continue a sequence");
+        assert!(
+            positions.all(|(&found, expected)| found as usize == expected),
+            "positions continue a sequence"
+        );
     }
     assert_eq!(rows, batch.rows(), "sequences cover the batch");
     assert!(batch.output_rows.iter().all(|&row| (row as usize) < rows), "output rows are rows");
@@ -227,11 +230,7 @@ impl Backend for CpuBackend {
         device_memory()
     }
 
-    fn load_linear(
-        &mut self,
-        spec: LinearSpec,
-        parts: &[LinearPart<'_>],
-    ) -> Result<CpuLinear, BackendError> {
+    fn load_linear(&mut self, spec: LinearSpec, parts: &[LinearPart<'_>]) -> Result<CpuLinear, BackendError> {
         PackedLinear::pack(&self.pool, self.isa, &spec, parts).map(CpuLinear)
     }
 
@@ -251,10 +250,10 @@ impl Backend for CpuBackend {
     }
 
     fn allocate(&mut self, spec: TensorSpec) -> Result<CpuTensor, BackendError> {
-        let elements = spec.rows.checked_mul(spec.columns).ok_or(BackendError::OutOfMemory {
-            what: "a workspace tensor",
-            requested_bytes: usize::MAX,
-        })?;
+        let elements = spec
+            .rows
+            .checked_mul(spec.columns)
+            .ok_or(BackendError::OutOfMemory { what: "a workspace tensor", requested_bytes: usize::MAX })?;
         let values = AlignedBuffer::zeroed(elements)?;
         self.workspace_rows = self.workspace_rows.max(spec.rows);
         Ok(CpuTensor { rows: spec.rows, columns: spec.columns, values })

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _CMP_LT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0,
-    _mm_add_ps, _mm_add_ss, _mm_bsrli_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_max_ps, _mm_max_ss,
+    _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadl_epi64, _mm_loadu_si128, _mm_max_ps, _mm_max_ss,
     _mm_movehl_ps, _mm_prefetch, _mm_shuffle_ps, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256,
     _mm256_blendv_ps, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cmp_ps,
     _mm256_cvtepi8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_epi32, _mm256_div_ps,
@@ -120,8 +120,9 @@ impl Simd for Avx2 {
     unsafe fn load_signed_bytes(self, source: *const u8) -> Bits {
         // SAFETY: the caller's promise.
         unsafe {
-            let bytes = load_128(source);
-            Bits(_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_bsrli_si128::<8>(bytes)))
+            // Two loads of eight bytes are a part of the extension; a register's upper half must be moved down first.
+            let half = |place: usize| _mm256_cvtepi8_epi32(_mm_loadl_epi64(source.add(place).cast()));
+            Bits(half(0), half(8))
         }
     }
 

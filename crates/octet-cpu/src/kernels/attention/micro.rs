@@ -233,3 +233,21 @@ impl<K: Storage> Kernel for Widen<K> {
         }
     }
 }
+
+/// Asks for a panel of the cache to be brought close.
+pub(super) struct Prefetch {
+    /// Its first byte; any address will do.
+    pub(super) start: *const u8,
+    pub(super) bytes: usize,
+}
+
+impl Kernel for Prefetch {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for offset in (0..self.bytes).step_by(64) {
+            simd.prefetch(self.start.wrapping_add(offset));
+        }
+    }
+}

@@ -8,7 +8,7 @@ use super::super::cache::{Layout, PANEL};
 use super::super::rows::SharedRows;
 use super::super::storage::Storage;
 use super::kept::Kept;
-use super::micro::{self, MOST_DIRECT_ROWS, ROW_COUNTS, Scores, Values, Widen};
+use super::micro::{self, MOST_DIRECT_ROWS, Prefetch, ROW_COUNTS, Scores, Values, Widen};
 use super::plan::{MAX_ROWS, PARTITION, Piece, visible};
 use super::softmax::{Merge, RowState, Softmax};
 use crate::isa::Isa;
@@ -47,6 +47,10 @@ impl Scratch {
         })
     }
 }
+
+/// How many panels ahead of the one in use the next are asked for. Memory answers in the time of about one panel, and
+/// the processor's own prefetchers stop at the end of a page, which a head's part of a block hardly fills.
+const PANELS_AHEAD: usize = 2;
 
 /// Operands that all tiles of one operation share.
 pub(super) struct Operands<'a, K: Storage> {
@@ -127,6 +131,8 @@ pub(super) struct Tile<'a, K: Storage> {
     scratch: &'a mut Scratch,
     /// Whether panels are widened in registers: few rows in one group.
     direct: bool,
+    /// Panels of the sequence that the tile sees.
+    panels: usize,
 }
 
 impl<'a, K: Storage> Tile<'a, K> {
@@ -140,7 +146,9 @@ impl<'a, K: Storage> Tile<'a, K> {
         let sequence = operands.batch.sequences[piece.sequence];
         let table = operands.batch.block_table(&sequence);
         let direct = piece.rows.len() <= MOST_DIRECT_ROWS.min(operands.rows_at_once);
-        Self { operands, sequence, table, piece, head, scratch, direct }
+        let last_row = (piece.rows.end - 1) / operands.group();
+        let panels = (sequence.computed + last_row + 1).div_ceil(PANEL);
+        Self { operands, sequence, table, piece, head, scratch, direct, panels }
     }
 
     /// Computes the piece.
@@ -217,6 +225,14 @@ impl<'a, K: Storage> Tile<'a, K> {
         self.operands.elements[start..].as_ptr()
     }
 
+    /// Asks for a panel that will be read soon: keys or values, whose panels have the same size but for padding.
+    fn prefetch(&self, panel: usize, place: fn(&Layout, u32, usize, usize) -> usize) {
+        if panel < self.panels {
+            let bytes = PANEL * self.operands.layout.head_dim * size_of::<K::Element>();
+            self.operands.isa.run(Prefetch { start: self.panel(panel, place).cast(), bytes });
+        }
+    }
+
     /// Weights and weighted sums over one partition. States of rows that see none of it are empty.
     fn partition(&mut self, partition: usize, sums: *mut f32, states: &mut [RowState]) {
         let rows = self.piece.rows.len();
@@ -272,6 +288,13 @@ impl<'a, K: Storage> Tile<'a, K> {
             for (offset, keys) in keys[..count].iter_mut().enumerate() {
                 *keys = self.panel(panel + offset, Layout::key_panel);
             }
+            for ahead in panel + PANELS_AHEAD..panel + count + PANELS_AHEAD {
+                if ahead < panels.end {
+                    self.prefetch(ahead, Layout::key_panel);
+                } else {
+                    self.prefetch(panels.start + ahead - panels.end, Layout::value_panel);
+                }
+            }
             let operands = self.score_operands(group, panel - panels.start);
             // SAFETY: the panels lie in the sequence's blocks; scratch has room for a partition of every group.
             unsafe { micro::scores::<K>(self.operands.isa, group.size, operands, &keys, count) };
@@ -310,6 +333,12 @@ impl<'a, K: Storage> Tile<'a, K> {
             // Slots past the last token may hold anything, even NaN, which a weight of zero would not hide.
             let tokens = tokens.start.max(origin) - origin..tokens.end.min(origin + PANEL) - origin;
             let source = self.panel(panel, Layout::value_panel);
+            let ahead = panel + PANELS_AHEAD;
+            if self.direct {
+                // After the last values come the next partition's keys.
+                let place = if ahead < panels.end { Layout::value_panel } else { Layout::key_panel };
+                self.prefetch(ahead, place);
+            }
             let widened = (!self.direct).then(|| self.widen(source, padded));
             for group in self.row_groups() {
                 let weights = group.base * PARTITION + (panel - panels.start) * group.size * PANEL;
