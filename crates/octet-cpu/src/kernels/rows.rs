@@ -25,11 +25,6 @@ impl<'a> SharedRows<'a> {
         Self { start: values.as_mut_ptr(), rows, columns, matrix: PhantomData }
     }
 
-    /// Elements of a row.
-    pub(crate) fn columns(&self) -> usize {
-        self.columns
-    }
-
     /// One row.
     ///
     /// # Safety

@@ -3,6 +3,8 @@
 //! Both keep one chain of multiply-adds for each row and lane: over the dimensions of the head for scores, over the
 //! tokens for values. How many rows or panels share a call changes which chains run side by side, never a chain.
 
+#![expect(clippy::needless_range_loop, reason = "rows and panels count addresses as well as sums")]
+
 use std::ops::Range;
 
 use super::super::cache::PANEL;

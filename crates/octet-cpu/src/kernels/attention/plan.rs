@@ -80,12 +80,13 @@ impl Plan {
     pub(crate) fn refill(&mut self, batch: &Batch, shape: Shape) {
         self.pieces.clear();
         (self.splits, self.kept) = (0, 0);
-        let total: usize = batch.sequences.iter().flat_map(|sequence| tiles(sequence, shape)).map(cost).sum();
+        let total: usize =
+            batch.sequences.iter().flat_map(|sequence| tiles(sequence, shape)).map(|tile| cost(&tile)).sum();
         let largest_piece = (total * shape.kv_heads).div_ceil(shape.workers * PIECES_A_WORKER).max(1);
         for (index, sequence) in batch.sequences.iter().enumerate() {
             // Later tiles see more keys; the longest work goes first.
             for tile in tiles(sequence, shape).rev() {
-                let wanted = if shape.workers == 1 { 1 } else { cost(tile.clone()).div_ceil(largest_piece) };
+                let wanted = if shape.workers == 1 { 1 } else { cost(&tile).div_ceil(largest_piece) };
                 self.push_tile(index, &tile, wanted, shape);
             }
         }
@@ -140,7 +141,7 @@ fn tiles(sequence: &BatchSequence, shape: Shape) -> impl DoubleEndedIterator<Ite
     })
 }
 
-fn cost(tile: Tile) -> usize {
+fn cost(tile: &Tile) -> usize {
     (tile.rows.len() + ROWS_WORTH_OF_READING) * tile.keys.len()
 }
 
