@@ -75,17 +75,18 @@ impl Input<'_> {
 
     fn pack_columns(&self, source: &[f32], steps: std::ops::Range<usize>, target: &mut [f32], rows: usize) {
         let present = &source[steps.start.min(source.len())..steps.end.min(source.len())];
+        let (values, padding) = target.split_at_mut(target.len().min(present.len() * rows));
         if rows == 1 {
-            let (values, padding) = target[..steps.len()].split_at_mut(present.len());
             for (target, value) in values.iter_mut().zip(present) {
                 *target = value * self.factor;
             }
-            return padding.fill(0.0);
+        } else {
+            for (target, value) in values.chunks_mut(rows).zip(present) {
+                target[0] = value * self.factor;
+            }
         }
-        let padded = present.iter().copied().chain(std::iter::repeat(0.0)).take(steps.len());
-        for (target, value) in target.iter_mut().step_by(rows).zip(padded) {
-            *target = value * self.factor;
-        }
+        let missing = steps.len() - present.len();
+        padding.iter_mut().step_by(rows).take(missing).for_each(|target| *target = 0.0);
     }
 
     fn pack_pairs(&self, source: &[f32], steps: std::ops::Range<usize>, target: &mut [f32], rows: usize) {

@@ -24,8 +24,7 @@ use octet_backend::{Activation, BackendError, LinearUse};
 use self::input::Input;
 use self::multiply::{Finish, Output, Task};
 use self::pack::MAX_BLOCK_COLUMNS;
-use self::plan::{BLOCK_ROWS, Tiles, panels_per_task, rows_per_block};
-use self::tile::TILE_PANELS;
+use self::plan::{BLOCK_ROWS, MOST_PANELS, Tiles, panels_per_task, rows_per_block};
 use crate::isa::Isa;
 use crate::memory::AlignedBuffer;
 use crate::simd::LANES;
@@ -35,10 +34,10 @@ pub(crate) use self::weight::{Encoding, PackedLinear};
 
 /// Floats of a worker's own memory: widened weights of a block of columns for two panels, and sums.
 const WIDE_FLOATS: usize = 2 * MAX_BLOCK_COLUMNS * LANES;
-const SUM_FLOATS: usize = TILE_PANELS * BLOCK_ROWS * LANES;
+const SUM_FLOATS: usize = MOST_PANELS * BLOCK_ROWS * LANES;
 
-/// Steps of inputs that are arranged as one task.
-const INPUT_TASK_STEPS: usize = 2048;
+/// Inputs below which one worker has arranged them before the others have woken.
+const WORTH_A_FORK: usize = 16 * 1024;
 
 /// Working memory of products; it grows to what the largest product needs and is kept.
 pub(crate) struct LinearScratch {
@@ -95,7 +94,13 @@ pub(crate) fn linear(
 ) -> Result<(), BackendError> {
     debug_assert_ne!(weight.usage, LinearUse::Gated);
     let finish = if accumulate { Finish::Accumulate } else { Finish::Write };
-    product(context, weight, &input[..rows * weight.columns()], &mut output[..rows * weight.output_columns()], finish)
+    product(
+        context,
+        weight,
+        &input[..rows * weight.columns()],
+        &mut output[..rows * weight.output_columns()],
+        finish,
+    )
 }
 
 /// `output [rows, out] = activation(gate(input)) * up(input)` for a weight packed as [`LinearUse::Gated`].
@@ -112,7 +117,13 @@ pub(crate) fn gated_linear(
 ) -> Result<(), BackendError> {
     debug_assert_eq!(weight.usage, LinearUse::Gated);
     let finish = Finish::Gate(activation);
-    product(context, weight, &input[..rows * weight.columns()], &mut output[..rows * weight.output_columns()], finish)
+    product(
+        context,
+        weight,
+        &input[..rows * weight.columns()],
+        &mut output[..rows * weight.output_columns()],
+        finish,
+    )
 }
 
 /// Both products, block of rows by block of rows.
@@ -161,18 +172,22 @@ fn arrange(context: &mut LinearContext<'_>, weight: &PackedLinear, values: &[f32
     let arithmetic = weight.arithmetic;
     let (order, factor) = (arithmetic.input_order, arithmetic.input_factor);
     let input = Input { values, columns: weight.columns(), order, factor };
-    let steps = weight.steps();
-    let ranges = steps.div_ceil(INPUT_TASK_STEPS);
-    let target = Parts(context.scratch.input[..tiles.rows() * steps].as_mut_ptr());
-    context.pool.run_tasks(tiles.count() * ranges, &|_worker, task| {
-        let (tile, range) = (task / ranges, task % ranges);
-        let range = range * INPUT_TASK_STEPS..steps.min((range + 1) * INPUT_TASK_STEPS);
-        let rows = tiles.rows_of(tile);
-        let start = tiles.first_row(tile) * steps + range.start * rows;
-        // SAFETY: tiles lie one after another, and so do the ranges of a tile.
-        let target = unsafe { target.part(start, range.len() * rows) };
-        input.pack(tiles, tile, range, target);
-    });
+    let (rows, blocks) = (tiles.rows(), weight.blocks());
+    let target = Parts(context.scratch.input[..rows * weight.steps()].as_mut_ptr());
+    let arrange_one = |_worker: usize, task: usize| {
+        let (block, tile) = (task / tiles.count(), task % tiles.count());
+        let steps = weight.block_steps(block);
+        let start = rows * steps.start + tiles.first_row(tile) * steps.len();
+        // SAFETY: blocks lie one after another, and so do the tiles of a block.
+        let target = unsafe { target.part(start, steps.len() * tiles.rows_of(tile)) };
+        input.pack(tiles, tile, steps, target);
+    };
+    let tasks = blocks * tiles.count();
+    if rows * weight.steps() < WORTH_A_FORK {
+        (0..tasks).for_each(|task| arrange_one(0, task));
+    } else {
+        context.pool.run_tasks(tasks, &arrange_one);
+    }
 }
 
 /// Multiplies a block of rows whose inputs are arranged.
@@ -184,7 +199,7 @@ fn multiply_block(
     finish: Finish,
 ) {
     let gated = matches!(finish, Finish::Gate(_));
-    let per_task = panels_per_task(weight.panels, context.pool.workers(), gated);
+    let per_task = panels_per_task(weight.panels, context.pool.workers(), tiles, gated);
     let input = &context.scratch.input[..tiles.rows() * weight.steps()];
     let memory = Parts(context.scratch.workers.as_mut_ptr());
     let output = Output { start: output.as_mut_ptr(), columns: weight.output_columns() };

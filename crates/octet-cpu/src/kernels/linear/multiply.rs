@@ -39,11 +39,11 @@ pub(super) struct Task<'a> {
     pub weight: &'a PackedLinear,
     /// First panel of the task.
     pub first_panel: usize,
-    /// Panels of the task: one, two or four (fewer at the end of the matrix).
+    /// Panels of the task.
     pub panels: usize,
     /// How the rows are cut.
     pub tiles: Tiles,
-    /// Inputs, tile after tile `[steps, rows of the tile]`.
+    /// Inputs: blocks of columns, in each tile after tile, `[steps of the block, rows of the tile]`.
     pub input: &'a [f32],
     /// The worker's own memory for widened weights.
     pub wide: &'a mut [f32],
@@ -99,28 +99,33 @@ impl Task<'_> {
 
     /// Fills `sums`.
     fn multiply<S: Simd, F: Format<S>>(&mut self, simd: S) {
-        let mut panel = 0;
-        while panel < self.panels {
-            let left = self.panels - panel;
-            if self.tiles.count() > 1 {
-                if S::MANY_ROWS_PANELS == 2 && left >= 2 {
-                    self.many_rows::<S, F, 2>(simd, panel);
+        if self.tiles.count() == 1 {
+            let mut panel = 0;
+            while panel < self.panels {
+                panel += self.few_rows::<S, F>(simd, panel);
+            }
+            return;
+        }
+        // Block by block, so that a block's inputs stay in the second cache while the task's panels pass by.
+        for block in 0..self.weight.blocks() {
+            let mut panel = 0;
+            while panel < self.panels {
+                if S::MANY_ROWS_PANELS == 2 && self.panels - panel >= 2 {
+                    self.many_rows::<S, F, 2>(simd, panel, block);
                     panel += 2;
                 } else {
-                    self.many_rows::<S, F, 1>(simd, panel);
+                    self.many_rows::<S, F, 1>(simd, panel, block);
                     panel += 1;
                 }
-            } else {
-                panel += self.few_rows::<S, F>(simd, panel, left);
             }
         }
     }
 
     /// A single tile: weights go from memory through registers, as many panels at a time as there are registers.
     /// Returns the panels done.
-    fn few_rows<S: Simd, F: Format<S>>(&mut self, simd: S, panel: usize, left: usize) -> usize {
+    fn few_rows<S: Simd, F: Format<S>>(&mut self, simd: S, panel: usize) -> usize {
         let rows = self.tiles.rows();
-        let width = match (rows, left) {
+        let width = match (rows, self.panels - panel) {
             (1, 4..) => 4,
             (1..=3, 2..) => 2,
             _ => 1,
@@ -147,30 +152,34 @@ impl Task<'_> {
     }
 
     /// Several tiles: the first one keeps the widened weights for the others.
-    fn many_rows<S: Simd, F: Format<S>, const PANELS: usize>(&mut self, simd: S, panel: usize) {
-        for block in 0..self.weight.blocks() {
-            for tile in 0..self.tiles.count() {
-                let mut operands = self.operands::<S, F>(panel, block, tile);
-                let rows = self.tiles.rows_of(tile);
-                if tile > 0 {
-                    operands.weights = operands.wide.cast_const().cast();
-                    operands.panel_bytes = LANES * size_of::<f32>();
-                    operands.groups *= F::STEPS;
-                }
-                // SAFETY: `operands` makes pointers for this tile's rows and the task's panels from `panel` on; the
-                // first tile of a block has filled `wide` before the others read it.
-                unsafe {
-                    match (tile, rows) {
-                        (0, ..=4) => F::multiply::<4, PANELS, true>(simd, &operands),
-                        (0, 5) => F::multiply::<5, PANELS, true>(simd, &operands),
-                        (0, _) => F::multiply::<6, PANELS, true>(simd, &operands),
-                        (_, ..=3) => F::Wide::<PANELS>::multiply::<3, PANELS, false>(simd, &operands),
-                        (_, 4) => F::Wide::<PANELS>::multiply::<4, PANELS, false>(simd, &operands),
-                        (_, 5) => F::Wide::<PANELS>::multiply::<5, PANELS, false>(simd, &operands),
-                        _ => F::Wide::<PANELS>::multiply::<6, PANELS, false>(simd, &operands),
-                    }
+    fn many_rows<S: Simd, F: Format<S>, const PANELS: usize>(&mut self, simd: S, panel: usize, block: usize) {
+        let operands = self.operands::<S, F>(panel, block, 0);
+        // SAFETY: `operands` makes pointers for the first tile's rows and the task's panels from `panel` on.
+        unsafe {
+            match self.tiles.rows_of(0) {
+                ..=3 => F::multiply::<3, PANELS, true>(simd, &operands),
+                4 => F::multiply::<4, PANELS, true>(simd, &operands),
+                5 => F::multiply::<5, PANELS, true>(simd, &operands),
+                _ => F::multiply::<6, PANELS, true>(simd, &operands),
+            }
+        }
+        let mut tile = 1;
+        while tile < self.tiles.count() {
+            let rows = self.tiles.rows_of(tile);
+            let mut operands = self.operands::<S, F>(panel, block, tile);
+            operands.weights = operands.wide.cast_const().cast();
+            operands.panel_bytes = LANES * size_of::<f32>();
+            operands.groups *= F::STEPS;
+            operands.tiles = self.tiles.equal_from(tile);
+            // SAFETY: as above, for as many tiles of as many rows as follow; the first tile has filled `wide`.
+            unsafe {
+                match rows {
+                    ..=4 => F::Wide::<PANELS>::multiply::<4, PANELS, false>(simd, &operands),
+                    5 => F::Wide::<PANELS>::multiply::<5, PANELS, false>(simd, &operands),
+                    _ => F::Wide::<PANELS>::multiply::<6, PANELS, false>(simd, &operands),
                 }
             }
+            tile += operands.tiles;
         }
     }
 
@@ -179,8 +188,8 @@ impl Task<'_> {
         let weight = self.weight;
         let groups = weight.block_groups(block);
         let first_row = self.tiles.first_row(tile);
-        let steps = weight.groups() * F::STEPS;
-        let first_input = steps * first_row + groups.start * F::STEPS * self.tiles.rows_of(tile);
+        let steps = groups.start * F::STEPS..groups.end * F::STEPS;
+        let first_input = self.tiles.rows() * steps.start + first_row * steps.len();
         let panels = self.first_panel + panel..self.first_panel + self.panels;
         let sum_stride = self.tiles.rows() * LANES;
         let panel_bytes = weight.groups() * F::GROUP_BYTES;
@@ -188,6 +197,7 @@ impl Task<'_> {
             weights: weight.data()[panels.start * panel_bytes + groups.start * F::GROUP_BYTES..].as_ptr(),
             panel_bytes,
             groups: groups.len(),
+            tiles: 1,
             input: self.input[first_input..].as_ptr(),
             sums: self.sums[panel * sum_stride + first_row * LANES..].as_mut_ptr(),
             sum_stride,

@@ -35,13 +35,20 @@ impl Tiles {
 
     /// First row of a tile.
     pub(super) fn first_row(self, tile: usize) -> usize {
-        // The first `rows % count` tiles have one row more.
-        tile * (self.rows / self.count) + tile.min(self.rows % self.count)
+        // The last `rows % count` tiles have one row more: the first tile also widens, and wants the registers.
+        let longer = self.rows % self.count;
+        tile * (self.rows / self.count) + tile.saturating_sub(self.count - longer)
     }
 
     /// Rows of a tile.
     pub(super) fn rows_of(self, tile: usize) -> usize {
         self.first_row(tile + 1) - self.first_row(tile)
+    }
+
+    /// How many tiles from `tile` on have as many rows as it has.
+    pub(super) fn equal_from(self, tile: usize) -> usize {
+        let shorter = self.count - self.rows % self.count;
+        if tile < shorter { shorter - tile } else { self.count - tile }
     }
 }
 
@@ -52,16 +59,22 @@ pub(super) fn rows_per_block(rows: usize) -> usize {
     rows.div_ceil(blocks).next_multiple_of(TILE_ROWS)
 }
 
-/// Panels of one task. More panels a pass are better for a single row, as each panel is a stream from memory of its
-/// own; but there must be enough tasks for all workers to end together.
-pub(super) fn panels_per_task(panels: usize, workers: usize, gated: bool) -> usize {
+/// The most panels of a task.
+pub(super) const MOST_PANELS: usize = 8;
+
+/// Panels of one task: one, two, four or eight. A single row wants several panels a pass, as each panel is a stream
+/// from memory of its own; many rows want several panels for one visit to a block's inputs. But there must be enough
+/// tasks for all workers to end together.
+pub(super) fn panels_per_task(panels: usize, workers: usize, tiles: Tiles, gated: bool) -> usize {
     const TASKS_PER_WORKER: usize = 6;
     let wanted = panels / (workers * TASKS_PER_WORKER);
     let lowest = if gated { 2 } else { 1 };
     match wanted {
         0..2 => lowest,
         2..4 => 2,
-        _ => TILE_PANELS,
+        4..8 => TILE_PANELS,
+        _ if tiles.count() == 1 => TILE_PANELS,
+        _ => MOST_PANELS,
     }
 }
 
@@ -77,7 +90,12 @@ mod tests {
             assert_eq!(sizes.iter().sum::<usize>(), rows);
             assert!(sizes.iter().all(|&size| (1..=TILE_ROWS).contains(&size)));
             assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
-            assert!(rows <= TILE_ROWS || sizes.iter().all(|&size| size > TILE_ROWS / 2 - 1));
+            // The kernels for several tiles have loops for these.
+            assert!(rows <= TILE_ROWS || (sizes[0] >= 3 && sizes[1..].iter().all(|&size| size >= 4)));
+            for (tile, size) in sizes.iter().enumerate() {
+                let equal = sizes[tile..].iter().take_while(|other| *other == size).count();
+                assert_eq!(tiles.equal_from(tile), equal);
+            }
         }
     }
 
@@ -92,9 +110,11 @@ mod tests {
 
     #[test]
     fn small_matrices_still_have_work_for_everyone() {
-        assert_eq!(panels_per_task(8016, 2, false), 4);
-        assert_eq!(panels_per_task(16, 2, false), 1);
-        assert_eq!(panels_per_task(16, 2, true), 2);
-        assert_eq!(panels_per_task(128, 32, false), 1);
+        let (few, many) = (Tiles::new(1), Tiles::new(64));
+        assert_eq!(panels_per_task(8016, 2, few, false), 4);
+        assert_eq!(panels_per_task(8016, 2, many, false), 8);
+        assert_eq!(panels_per_task(16, 2, many, false), 1);
+        assert_eq!(panels_per_task(16, 2, few, true), 2);
+        assert_eq!(panels_per_task(128, 32, few, false), 1);
     }
 }

@@ -10,9 +10,9 @@ pub(super) const TILE_ROWS: usize = 6;
 /// The most panels that one pass multiplies.
 pub(super) const TILE_PANELS: usize = 4;
 
-/// How far ahead of the multiply weights are asked for. A panel is read once and in order, but it starts anew every
-/// few microseconds, and the processor's own prefetchers need several lines to notice.
-const PREFETCH_BYTES: usize = 1024;
+/// How far ahead of the multiply weights are asked for, all panels of a pass together: what the memory delivers while
+/// a first line is under way. The processor's own prefetchers start anew with every 4 KiB.
+const PREFETCH_BYTES: usize = 4096;
 
 /// Operands of [`multiply`]: pointers into one block of columns.
 pub(super) struct Operands {
@@ -22,9 +22,11 @@ pub(super) struct Operands {
     pub panel_bytes: usize,
     /// Groups of the block.
     pub groups: usize,
-    /// Inputs, `[steps, rows]`.
+    /// Tiles to be multiplied one after another, each with `ROWS` rows.
+    pub tiles: usize,
+    /// Inputs, `[tiles, steps, rows]`.
     pub input: *const f32,
-    /// Sums, `[panels, rows, 16]` with `sum_stride` floats from panel to panel.
+    /// Sums, `[panels, tiles, rows, 16]` with `sum_stride` floats from panel to panel.
     pub sums: *mut f32,
     /// See `sums`.
     pub sum_stride: usize,
@@ -52,10 +54,32 @@ unsafe fn multiply<S, F, const ROWS: usize, const PANELS: usize, const KEEP: boo
     S: Simd,
     F: Format<S>,
 {
+    let mut input = operands.input;
+    for tile in 0..operands.tiles {
+        let sums = operands.sums.wrapping_add(tile * ROWS * LANES);
+        // SAFETY: the caller's promise, for this tile.
+        input = unsafe { multiply_tile::<S, F, ROWS, PANELS, KEEP>(simd, operands, input, sums) };
+    }
+}
+
+/// Multiplies one tile; returns where the next one's inputs start.
+///
+/// # Safety
+/// As of [`multiply`].
+#[inline(always)]
+unsafe fn multiply_tile<S, F, const ROWS: usize, const PANELS: usize, const KEEP: bool>(
+    simd: S,
+    operands: &Operands,
+    mut input: *const f32,
+    sums_at: *mut f32,
+) -> *const f32
+where
+    S: Simd,
+    F: Format<S>,
+{
     let zero = simd.splat(0.0);
     let mut sums = [[zero; ROWS]; PANELS];
-    let target =
-        |panel: usize, row: usize| operands.sums.wrapping_add(panel * operands.sum_stride + row * LANES);
+    let target = |panel: usize, row: usize| sums_at.wrapping_add(panel * operands.sum_stride + row * LANES);
     if operands.resume && operands.scales.is_none() {
         for panel in 0..PANELS {
             for row in 0..ROWS {
@@ -64,14 +88,13 @@ unsafe fn multiply<S, F, const ROWS: usize, const PANELS: usize, const KEEP: boo
             }
         }
     }
-    let mut input = operands.input;
     let mut wide = operands.wide;
     let mut weights = operands.weights;
     for _ in 0..operands.groups {
         for panel in 0..PANELS {
             let group = weights.wrapping_add(panel * operands.panel_bytes);
             if F::STREAMED {
-                simd.prefetch(group.wrapping_add(PREFETCH_BYTES));
+                simd.prefetch(group.wrapping_add(PREFETCH_BYTES / PANELS));
             }
             // SAFETY: inside the panel's block.
             let raw = unsafe { F::load(simd, group) };
@@ -106,6 +129,7 @@ unsafe fn multiply<S, F, const ROWS: usize, const PANELS: usize, const KEEP: boo
             }
         }
     }
+    input
 }
 
 /// [`multiply`] as a kernel: each shape in each format is a function of its own, which keeps compilers quick.

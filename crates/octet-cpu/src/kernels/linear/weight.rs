@@ -199,6 +199,13 @@ impl PackedLinear {
         block * length..self.groups().min((block + 1) * length)
     }
 
+    /// The multiply-adds of a block of columns.
+    pub(super) fn block_steps(&self, block: usize) -> Range<usize> {
+        let per_group = self.encoding.group_columns() / self.arithmetic.input_order.columns_per_step();
+        let groups = self.block_groups(block);
+        groups.start * per_group..groups.end * per_group
+    }
+
     /// Scales of one block of columns for some panels, four at most, if blocks are scaled.
     pub(super) fn block_scales(
         &self,
