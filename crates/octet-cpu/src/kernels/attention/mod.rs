@@ -31,7 +31,7 @@ use self::tile::{Operands, Scratch, Tile};
 use super::cache::{CpuKvCache, Layout, with_storage};
 use super::rows::SharedRows;
 use super::storage::Storage;
-use crate::isa::{Isa, Level};
+use crate::isa::Isa;
 use crate::threads::Pool;
 
 /// Memory and plan of the operation, kept from one call to the next.
@@ -134,7 +134,7 @@ impl Attention {
 fn rows_at_once(isa: Isa) -> usize {
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512(_) | Level::Avx512Bf16(_) => 12,
+        crate::isa::Level::Avx512(_) | crate::isa::Level::Avx512Bf16(_) => 12,
         _ => 6,
     }
 }
