@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod allocation;
-mod conformance;
 
 use octet_cpu::{CpuBackend, CpuOptions, Isa, PoolOptions, ThreadBinding};
 
