@@ -39,7 +39,7 @@ fn layouts(data_type: DataType, scale: KvScale) -> impl Iterator<Item = Layout> 
 
 /// Chunks of prefill, decode rows and a prefix found in the cache, mixed; steps of decode rows alone; a block that is
 /// just full and one that is just begun; a context of many blocks.
-fn ragged(layout: Layout, heads: Heads) -> Scenario {
+pub(crate) fn ragged(layout: Layout, heads: Heads) -> Scenario {
     let block = layout.block_size;
     // Sequence 2 begins with the first block of sequence 0, and computes only what follows.
     let steps = vec![

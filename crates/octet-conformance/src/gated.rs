@@ -19,7 +19,7 @@ const ROWS_OF_GATES: [usize; 6] = [1, 2, 6, 7, 17, 130];
 /// Neither activation is steeper than this anywhere (GELU by tanh at 1.4 reaches 1.129).
 const STEEPEST: f64 = 1.13;
 
-fn run<B: Backend>(
+pub(crate) fn run<B: Backend>(
     backend: &mut B,
     weight: &B::Linear,
     activation: Activation,

@@ -22,6 +22,7 @@
 use octet_backend::{Backend, DataType};
 use octet_float8::Float8Format;
 
+mod agreement;
 mod attention;
 mod compare;
 mod device;
@@ -36,6 +37,7 @@ mod random;
 mod rotary;
 mod scenario;
 
+pub use agreement::agreement;
 pub use attention::{attention, attention_invariance, copied_blocks, stored_values};
 pub use embed::embed;
 pub use errors::errors;

@@ -10,12 +10,22 @@ use octet_cpu::{CpuBackend, CpuOptions, Isa, PoolOptions, ThreadBinding};
 /// matter.
 fn on_each(part: fn(&Claims, &mut CpuBackend)) {
     for (isa, workers) in Isa::available().into_iter().zip([3, 2, 1].into_iter().cycle()) {
-        let threads =
-            PoolOptions { workers: Some(workers), binding: ThreadBinding::Unbound, reserved_cores: 0 };
-        let options = CpuOptions { threads, isa: Some(isa.name().to_owned()) };
-        let mut backend = CpuBackend::new(&options).expect("an instruction set that is available");
+        let mut backend = backend(isa, workers);
         let run = AssertUnwindSafe(|| part(&claims(isa), &mut backend));
         assert!(catch_unwind(run).is_ok(), "on {} with {workers} workers", isa.name());
+    }
+}
+
+fn backend(isa: Isa, workers: usize) -> CpuBackend {
+    let threads = PoolOptions { workers: Some(workers), binding: ThreadBinding::Unbound, reserved_cores: 0 };
+    let options = CpuOptions { threads, isa: Some(isa.name().to_owned()) };
+    CpuBackend::new(&options).expect("an instruction set that is available")
+}
+
+#[test]
+fn the_number_of_workers_does_not_matter() {
+    for isa in Isa::available() {
+        octet_conformance::agreement(&mut backend(isa, 1), &mut backend(isa, 3));
     }
 }
 
