@@ -1,5 +1,7 @@
 //! Brings a model up: device, weights, memory plan, runner. Every subcommand that computes begins here.
 
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -49,9 +51,25 @@ pub(crate) fn resolve(source: &Source, arguments: &EngineArgs) -> Result<Resolve
 
 /// Loads the weights, divides the memory, and allocates workspace and KV cache.
 ///
+/// It does so on a thread of its own: workers bind the thread that calls them to a CPU, and every thread that such a
+/// thread starts (those that serve connections, say) would be bound to the same one.
+///
 /// # Errors
 /// Everything that can be wrong with a checkpoint, and a model that does not fit.
 pub(crate) fn load(
+    source: &Source,
+    model: ResolvedModel,
+    arguments: &EngineArgs,
+    prefix_caching: bool,
+) -> Result<Ready> {
+    let load = || load_here(source, model, arguments, prefix_caching);
+    thread::scope(|scope| {
+        let loader = thread::Builder::new().name("octet-load".to_owned()).spawn_scoped(scope, load);
+        loader.context("no thread to load the model")?.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+fn load_here(
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
