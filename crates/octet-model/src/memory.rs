@@ -247,32 +247,33 @@ impl<B: Backend> LoadedModel<B> {
 }
 
 /// Finds the number of blocks, and holds the longest sequence against it.
+///
+/// The null block holds no tokens and comes on top of a budget in bytes: `4G` for a model that needs 4 GiB for its
+/// longest sequence is then enough. A number of blocks includes it, as in vLLM.
 fn size_cache(mut plan: MemoryPlan, budget: KvBudget, length: MaxModelLen) -> Result<MemoryPlan, ModelError> {
     let free = plan.device.free_bytes.saturating_sub(plan.workspace_bytes);
     let available_bytes = match budget {
         KvBudget::Bytes(bytes) => bytes,
-        KvBudget::Blocks(blocks) => blocks * plan.block_bytes,
+        KvBudget::Blocks(blocks) => blocks.saturating_sub(1).saturating_mul(plan.block_bytes),
         KvBudget::Utilization(share) => {
             let claimed = (plan.device.total_bytes as f64 * share) as usize;
             claimed.saturating_sub(plan.weight_bytes + plan.workspace_bytes).min(free)
         }
     };
-    let blocks = available_bytes / plan.block_bytes;
-    // Block 0 holds no tokens.
-    let fitting_tokens = blocks.saturating_sub(1) * plan.block_size;
+    let usable_blocks = (available_bytes / plan.block_bytes).min(u32::MAX as usize - 1);
+    let fitting_tokens = usable_blocks * plan.block_size;
     if length == MaxModelLen::Auto {
         plan.max_model_len = plan.max_model_len.min(fitting_tokens);
     }
     if plan.max_model_len > fitting_tokens || plan.max_model_len == 0 {
-        let needed = (plan.max_model_len.max(1).div_ceil(plan.block_size) + 1) * plan.block_bytes;
         return Err(ModelError::DoesNotFit(DoesNotFit::Sequence {
             max_model_len: plan.max_model_len,
-            needed_bytes: needed,
+            needed_bytes: plan.max_model_len.max(1).div_ceil(plan.block_size) * plan.block_bytes,
             available_bytes,
             fitting_tokens,
         }));
     }
-    plan.num_blocks = blocks.min(u32::MAX as usize);
+    plan.num_blocks = usable_blocks + 1;
     plan.kv_bytes = plan.num_blocks * plan.block_bytes;
     Ok(plan)
 }
@@ -300,11 +301,14 @@ mod tests {
     #[test]
     fn blocks_follow_from_each_kind_of_budget() {
         let blocks = |budget| size_cache(plan(64), budget, MaxModelLen::Model).unwrap().num_blocks;
-        assert_eq!(blocks(KvBudget::Bytes(1_234)), 12);
+        assert_eq!(blocks(KvBudget::Bytes(1_234)), 12 + 1);
         assert_eq!(blocks(KvBudget::Blocks(7)), 7);
-        assert_eq!(blocks(KvBudget::Utilization(0.8)), 30);
+        assert_eq!(blocks(KvBudget::Utilization(0.8)), 30 + 1);
         // Never more than is free.
-        assert_eq!(blocks(KvBudget::Utilization(1.0)), 50);
+        assert_eq!(blocks(KvBudget::Utilization(1.0)), 50 + 1);
+        // Enough for the longest sequence, to the byte.
+        assert_eq!(blocks(KvBudget::Bytes(400)), 4 + 1);
+        assert!(size_cache(plan(64), KvBudget::Bytes(399), MaxModelLen::Model).is_err());
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn the_plan_leads_to_a_runner() {
     let model = load(&golden.folder, options).unwrap();
     let block = model.kv_block_bytes(16, model.kv_type());
     assert_eq!(block, 2 * 2 * 16 * model.config().kv_heads * model.config().head_dim * 4);
-    let plan = model.plan_memory(&request(KvBudget::Bytes(11 * block))).unwrap();
+    let plan = model.plan_memory(&request(KvBudget::Bytes(10 * block))).unwrap();
     assert_eq!((plan.num_blocks, plan.max_model_len, plan.capacity_tokens()), (11, 160, 160));
     let table = plan.to_string();
     assert!(table.contains("KV cache") && table.contains("11 blocks of 16 tokens in float32"), "{table}");
@@ -87,7 +87,7 @@ fn the_plan_leads_to_a_runner() {
 
     let options = LoadOptions { max_model_len: MaxModelLen::Tokens(200), ..EXACT };
     let model = load(&golden.folder, options).unwrap();
-    let error = model.plan_memory(&request(KvBudget::Bytes(11 * block))).unwrap_err().to_string();
+    let error = model.plan_memory(&request(KvBudget::Bytes(10 * block))).unwrap_err().to_string();
     assert!(
         error.contains("max_model_len 200 needs") && error.contains("--max-model-len 160 would fit"),
         "{error}"
