@@ -40,7 +40,7 @@ pub(crate) fn silu<S: Simd>(simd: S, x: S::F32) -> S::F32 {
 /// `x * sigmoid(2 sqrt(2 / π) (x + 0.044715 x³))`, which is the same number.
 #[inline(always)]
 pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::F32) -> S::F32 {
-    const MINUS_TWICE_ROOT: f32 = -1.595_769_1;
+    const MINUS_TWICE_ROOT: f32 = -1.595_769_2;
     let square = simd.multiply(x, x);
     let inner = simd.multiply_add(simd.multiply(square, x), simd.splat(0.044_715), x);
     let denominator =

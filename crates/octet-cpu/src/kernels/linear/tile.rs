@@ -81,17 +81,17 @@ where
     let mut sums = [[zero; ROWS]; PANELS];
     let target = |panel: usize, row: usize| sums_at.wrapping_add(panel * operands.sum_stride + row * LANES);
     if operands.resume && operands.scales.is_none() {
-        for panel in 0..PANELS {
-            for row in 0..ROWS {
-                // SAFETY: inside `sums`.
-                sums[panel][row] = unsafe { simd.load(target(panel, row)) };
+        for (panel, sums) in sums.iter_mut().enumerate() {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: inside the operands' sums.
+                *sum = unsafe { simd.load(target(panel, row)) };
             }
         }
     }
     let mut wide = operands.wide;
     let mut weights = operands.weights;
     for _ in 0..operands.groups {
-        for panel in 0..PANELS {
+        for (panel, sums) in sums.iter_mut().enumerate() {
             let group = weights.wrapping_add(panel * operands.panel_bytes);
             if F::STREAMED {
                 simd.prefetch(group.wrapping_add(PREFETCH_BYTES / PANELS));
@@ -105,9 +105,8 @@ where
                     if KEEP {
                         F::store_wide(simd, wide.add((step * PANELS + panel) * LANES), weight);
                     }
-                    for row in 0..ROWS {
-                        sums[panel][row] =
-                            F::accumulate(simd, sums[panel][row], weight, input.add(step * ROWS + row));
+                    for (row, sum) in sums.iter_mut().enumerate() {
+                        *sum = F::accumulate(simd, *sum, weight, input.add(step * ROWS + row));
                     }
                 }
             }
@@ -116,9 +115,9 @@ where
         input = input.wrapping_add(F::STEPS * ROWS);
         wide = wide.wrapping_add(F::STEPS * PANELS * LANES);
     }
-    for panel in 0..PANELS {
-        for row in 0..ROWS {
-            let mut sum = sums[panel][row];
+    for (panel, sums) in sums.iter().enumerate() {
+        for (row, sum) in sums.iter().enumerate() {
+            let mut sum = *sum;
             // SAFETY: inside `sums`; scales have sixteen values for each panel.
             unsafe {
                 if let Some(scales) = operands.scales {
