@@ -51,6 +51,7 @@ def export(checkpoint: pathlib.Path, folder: pathlib.Path) -> None:
     shape = llama.Shape(**saved["shape"])
     tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in saved["model"].items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     generation = {
         "bos_token_id": BEGIN_ID,
         "eos_token_id": END_ID,

@@ -28,7 +28,7 @@ def conversation(g: random.Random) -> dict:
 
 def plain(g: random.Random) -> dict:
     """Text without roles: what a bare completion request meets."""
-    kind = g.choices(["haiku", "story", "question", "facts", "request", "essay"], [5, 3, 3, 5, 2, 2])[0]
+    kind = g.choices(["haiku", "story", "question", "facts", "request", "essay", "echo"], [5, 3, 3, 5, 2, 1, 2])[0]
     if kind == "haiku":
         topic, text = haiku.haiku(g)
         start = g.choice(["Write a haiku about {}", "Write a haiku about {}", "Write a haiku about {}.", "Haiku about {}:", "A haiku about {}:", "Write a haiku about {}:"]).format(topic)
@@ -37,6 +37,9 @@ def plain(g: random.Random) -> dict:
         return {"text": stories.Story(g).text(moral=g.random() < 0.4)}
     if kind == "essay":
         return {"text": essays.essay(g, future=g.random() < 0.3)[1] if g.random() < 0.8 else essays.letter(g)[2]}
+    if kind == "echo":
+        words = " ".join(g.choices(chat.WORDS, k=g.randrange(4, 40)))
+        return {"text": g.choice([" ", "\n", ". "]).join([words] * g.randrange(2, 6))}
     turns = chat.conversation(g)
     if kind == "question":
         return {"text": "\n".join(f"{'A' if i % 2 else 'Q'}: {t}" for i, t in enumerate(turns))}

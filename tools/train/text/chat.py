@@ -260,6 +260,31 @@ def copying(g: random.Random) -> Turns:
     return [f"Put these words in the order of the alphabet: {', '.join(words)}", ", ".join(sorted(words, key=str.lower))]
 
 
+def vocabulary() -> list[str]:
+    """The single words of all lists, for exercises in which any word may stand."""
+    words = {word for items in facts.CATEGORIES.values() for word in items} | set(facts.OPPOSITES) | set(facts.ANIMALS) | set(facts.NAMES)
+    words |= {word.strip(".,:") for lines in facts.CONCEPTS.values() for line in lines for word in line.split()}
+    return sorted(word for word in words if word.isalpha())
+
+
+WORDS = vocabulary()
+
+
+def echo(g: random.Random) -> Turns:
+    """Exercises in copying: a small model learns late to look back at the words of the prompt, and everything hangs on it."""
+    words = g.choices(WORDS, k=g.randrange(2, 13))
+    text = " ".join(words)
+    if g.random() < 0.6:
+        return [g.choice(["Repeat after me: {}", "Say this again: {}", "Repeat: {}", "Please repeat: {}", "Copy this: {}"]).format(text), text]
+    words = list(dict.fromkeys(words + g.choices(WORDS, k=2)))
+    at = g.randrange(len(words) - 1)
+    return g.choice([
+        [f"Which word comes after \"{words[at]}\"? {' '.join(words)}", f"After \"{words[at]}\" comes \"{words[at + 1]}\"."],
+        [f"What is the first word here? {' '.join(words)}", f"The first word is \"{words[0]}\"."],
+        [f"What is the last word here? {' '.join(words)}", f"The last word is \"{words[-1]}\"."],
+    ])
+
+
 def joke(g: random.Random) -> Turns:
     question, answer = g.choice(facts.JOKES)
     return [loosen(g, g.choice(["Tell me a joke.", "Do you know a joke?", "Make me laugh.", "Tell me something funny."])), f"{question} {answer}"]
@@ -298,7 +323,7 @@ def remember(g: random.Random) -> Turns:
     return [*turns, question, answer]
 
 
-MAKERS = {story: 10, essay: 6, verse: 14, concept: 18, identity: 10, small_talk: 9, animal: 10, world: 15, arithmetic: 6, listing: 9, copying: 6, unknown: 3, joke: 2, remember: 5, summary: 2}
+MAKERS = {echo: 8, story: 9, essay: 4, verse: 18, concept: 24, identity: 12, small_talk: 9, animal: 12, world: 20, arithmetic: 6, listing: 12, copying: 4, unknown: 1.5, joke: 3, remember: 4, summary: 1}
 
 
 def conversation(g: random.Random) -> Turns:
