@@ -310,7 +310,7 @@ fn convert_row(
             spread::<2, 2, 1>(row, |bytes| (bytes, f16::from_le_bytes(bytes).is_finite()))
         }
         (BF16, Encoding::BF16) => {
-            spread::<2, 2, 2>(row, |bytes| (bytes, bytes[1] & 0x7F != 0x7F || bytes[0] < 0x80))
+            spread::<2, 2, 2>(row, |bytes| (bytes, u16::from_le_bytes(bytes) & 0x7F80 != 0x7F80))
         }
         (F32, Encoding::F16) => spread::<4, 2, 1>(row, |bytes| to_f16(f32::from_le_bytes(bytes))),
         (F32, Encoding::BF16) => spread::<4, 2, 2>(row, |bytes| to_bf16(f32::from_le_bytes(bytes))),
@@ -348,12 +348,23 @@ fn spread<const FROM: usize, const TO: usize, const GROUP: usize>(
     let (elements, rest) = source.as_chunks::<FROM>();
     debug_assert!(rest.is_empty(), "rows are whole elements");
     let mut all_finite = true;
-    for (group, target) in elements.chunks(GROUP).zip(target.chunks_mut(stride)) {
-        for (element, target) in group.iter().zip(target.as_chunks_mut::<TO>().0) {
+    let mut place = |elements: &[[u8; FROM]], target: &mut [[u8; TO]]| {
+        for (element, target) in elements.iter().zip(target) {
             let (converted, finite) = convert(*element);
             *target = converted;
             all_finite &= finite;
         }
+    };
+    // Whole groups have constant sizes, so that nothing is left of the loop over one: this runs for every weight.
+    let (groups, rest) = elements.as_chunks::<GROUP>();
+    let mut targets = target.chunks_mut(stride);
+    for (group, target) in groups.iter().zip(&mut targets) {
+        if let Some(target) = target.as_chunks_mut::<TO>().0.first_chunk_mut::<GROUP>() {
+            place(group, target);
+        }
+    }
+    if let Some(target) = targets.next() {
+        place(rest, target.as_chunks_mut::<TO>().0);
     }
     if all_finite {
         return Ok(());
