@@ -17,12 +17,10 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(cli::normalised(std::env::args_os()));
+    let cli = Cli::read(std::env::args_os());
     let outcome = match cli.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Bench(cli::bench::BenchCommand::Latency(arguments)) => bench::run(&arguments),

@@ -9,7 +9,7 @@ pub(crate) mod terminal;
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use engine::{EngineArgs, SchedulingPolicy};
 pub(crate) use sizes::{parse_bytes, parse_count};
@@ -37,8 +37,23 @@ pub(crate) enum Command {
     Chat(Box<terminal::ChatCommand>),
 }
 
+impl Cli {
+    /// Reads the command line; ends the process with a message where it is wrong.
+    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Self {
+        let matches = definition().get_matches_from(normalised(arguments));
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// All flags. At the terminal `-q` is `--quick`, as in vLLM's `chat` and `complete`; elsewhere it is `--quantization`.
+fn definition() -> clap::Command {
+    let without_short =
+        |command: clap::Command| command.mut_arg("quantization", |argument| argument.short(None));
+    Cli::command().mut_subcommand("complete", without_short).mut_subcommand("chat", without_short)
+}
+
 /// Makes `--some_flag` of the user's into `--some-flag`: both spellings are in use among vLLM's users.
-pub(crate) fn normalised(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+fn normalised(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut literal = false;
     let normalise = |argument: OsString| {
         let Some(text) = argument.to_str().filter(|text| !literal && text.starts_with("--")) else {
@@ -55,11 +70,10 @@ pub(crate) fn normalised(arguments: impl IntoIterator<Item = OsString>) -> Vec<O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]
