@@ -17,10 +17,6 @@ use crate::threads::Pool;
 /// Bytes that are read: many times the last cache of any machine that we know of for each of its sockets.
 const READ_BYTES: usize = 512 << 20;
 
-/// Pieces that are timed one by one: each must be long beside waking the workers, and short beside the time for which
-/// a busy system leaves them alone. By the time a piece comes round again no cache has it.
-const PIECES: usize = 16;
-
 /// How long each of the two measurements goes on.
 const PATIENCE: Duration = Duration::from_millis(400);
 
@@ -71,22 +67,20 @@ fn shortest(mut pass: impl FnMut()) -> f64 {
 }
 
 fn read_rate(pool: &Pool, isa: Isa) -> Result<f64, BackendError> {
-    let floats =
-        READ_BYTES / size_of::<f32>() / pool.workers() / PIECES / (STREAMS * LANES) * (STREAMS * LANES);
-    let mut buffer = AlignedBuffer::<f32>::zeroed(floats * PIECES * pool.workers())?;
+    let floats = READ_BYTES / size_of::<f32>() / pool.workers() / (STREAMS * LANES) * (STREAMS * LANES);
+    let mut buffer = AlignedBuffer::<f32>::zeroed(floats * pool.workers())?;
     // Untouched pages would all be the same page of zeros, and each worker's part should be near it.
-    let shares: Vec<_> = buffer.chunks_mut(floats * PIECES).map(Mutex::new).collect();
+    let shares: Vec<_> = buffer.chunks_mut(floats).map(Mutex::new).collect();
     pool.run(&|worker| {
         shares[worker].lock().unwrap_or_else(PoisonError::into_inner).fill(1.0);
     });
     drop(shares);
-    let mut piece = 0;
+    // All of it in each pass: a step reads gigabytes, and what a shared memory gives for a millisecond it does not
+    // give for a step.
     let seconds = shortest(|| {
         pool.run(&|worker| {
-            let start = (worker * PIECES + piece) * floats;
-            black_box(isa.run(Read(&buffer[start..start + floats])));
+            black_box(isa.run(Read(&buffer[worker * floats..(worker + 1) * floats])));
         });
-        piece = (piece + 1) % PIECES;
     });
     Ok((floats * size_of::<f32>() * pool.workers()) as f64 / seconds)
 }
