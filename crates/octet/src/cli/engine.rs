@@ -34,7 +34,7 @@ pub(crate) struct EngineArgs {
     /// Branch, tag or commit of a Hub model.
     #[arg(long, help_heading = "Model")]
     pub(crate) revision: Option<String>,
-    /// Seed of requests that bring none, and of dummy weights.
+    /// Seed of requests that bring none.
     #[arg(long, default_value_t = 0, help_heading = "Model")]
     pub(crate) seed: u64,
 
