@@ -11,6 +11,9 @@ use octet_backend::BackendError;
 
 use crate::isa::{Isa, Level};
 use crate::memory::AlignedBuffer;
+use crate::simd::tiles::{
+    TILE_BYTES, TILE_COLUMNS, TILE_FLOATS, TILE_ROWS, TileDot, TileKernel, TileOperands,
+};
 use crate::simd::{Kernel, LANES, PairDot, PairKernel, Portable, Simd};
 use crate::threads::Pool;
 
@@ -111,20 +114,28 @@ fn operation_rate(pool: &Pool, isa: Isa) -> f64 {
         Level::Portable => operations::<Portable>(1),
         #[cfg(test)]
         Level::PortablePairs => operations::<Portable>(2),
+        #[cfg(test)]
+        Level::PortableTiles => TILE_OPERATIONS,
         #[cfg(target_arch = "x86_64")]
         Level::Avx2(_) => operations::<crate::simd::Avx2>(1),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512(_) => operations::<crate::simd::Avx512>(1),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16(_) => operations::<crate::simd::Avx512Bf16>(2),
+        #[cfg(target_arch = "x86_64")]
+        Level::Amx(_) => TILE_OPERATIONS,
     };
     let seconds = shortest(|| {
         pool.run(&|_worker| {
             black_box(match isa.level() {
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512Bf16(simd) => simd.run_pairs(MultiplyPairs),
+                #[cfg(target_arch = "x86_64")]
+                Level::Amx(simd) => simd.run_tiles(MultiplyTiles),
                 #[cfg(test)]
                 Level::PortablePairs => Portable.run_pairs(MultiplyPairs),
+                #[cfg(test)]
+                Level::PortableTiles => Portable.run_tiles(MultiplyTiles),
                 _ => isa.run(MultiplyAdd),
             });
         });
@@ -181,6 +192,46 @@ impl PairKernel for MultiplyPairs {
             }
         }
         total(simd, &sums)
+    }
+}
+
+/// Tiles of columns of one product of tiles: inputs and weights fit the first cache together.
+const TILE_STEPS: usize = 8;
+/// Products of tiles.
+const TILE_REPETITIONS: usize = 4000;
+/// Operations of one call of [`MultiplyTiles`]: four sums of sixteen by sixteen.
+const TILE_OPERATIONS: f64 =
+    (TILE_REPETITIONS * TILE_STEPS * 4 * TILE_ROWS * LANES * TILE_COLUMNS * 2) as f64;
+
+/// Products of tiles from the first cache, two tiles of rows times two panels.
+#[cfg(any(test, target_arch = "x86_64"))]
+struct MultiplyTiles;
+
+#[cfg(any(test, target_arch = "x86_64"))]
+impl TileKernel for MultiplyTiles {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run_tiles<S: TileDot>(self, simd: S) -> f32 {
+        let factors = vec![0x3C00_3C00_u32; 4 * TILE_STEPS * TILE_FLOATS];
+        let mut sums = vec![0.0; 4 * TILE_FLOATS];
+        let panel_stride = TILE_STEPS * TILE_BYTES;
+        let operands = TileOperands {
+            inputs: factors.as_ptr().cast(),
+            input_stride: panel_stride,
+            weights: factors[2 * TILE_STEPS * TILE_FLOATS..].as_ptr().cast(),
+            panel_stride,
+            steps: TILE_STEPS,
+            sums: sums.as_mut_ptr(),
+            sum_stride: 2 * TILE_FLOATS,
+            resume: true,
+            ahead_bytes: 0,
+        };
+        for _ in 0..TILE_REPETITIONS {
+            // SAFETY: two tiles of rows and two panels of `TILE_STEPS` tiles each, and four tiles of sums.
+            unsafe { simd.multiply_two::<2>(&operands) };
+        }
+        sums[0]
     }
 }
 

@@ -32,11 +32,6 @@ pub(crate) type Avx512 = Level<false>;
 pub(crate) type Avx512Bf16 = Level<true>;
 
 impl<const PAIR_DOT: bool> Level<PAIR_DOT> {
-    /// The same instructions without the dot products: a kernel that uses none is then not compiled twice.
-    pub(crate) fn without_pair_dot(self) -> Avx512 {
-        Level { _detected: () }
-    }
-
     /// Asks the processor.
     pub(crate) fn detect() -> Option<Self> {
         let base = is_x86_feature_detected!("avx512f")

@@ -12,17 +12,22 @@
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
 pub(crate) mod math;
+pub(crate) mod tiles;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use portable::Portable;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::Amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
