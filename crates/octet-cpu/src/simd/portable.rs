@@ -3,7 +3,8 @@
 use half::{bf16, f16};
 
 use super::tiles::{
-    ROW_BYTES, TILE_BYTES, TILE_COLUMNS, TILE_FLOATS, TILE_ROWS, TileDot, TileKernel, TileOperands,
+    GROUP_CODES, ROW_BYTES, TILE_BYTES, TILE_CODES, TILE_COLUMNS, TILE_FLOATS, TILE_ROWS, TileDot,
+    TileKernel, TileOperands,
 };
 use super::{Kernel, LANES, PairDot, PairKernel, Simd};
 
@@ -245,20 +246,6 @@ impl PairDot for Portable {
         let odd = map(codes, |codes| widen(codes >> 8) | widen(codes >> 24) << 16);
         (even, odd)
     }
-}
-
-impl TileDot for Portable {
-    type Vectors = Self;
-
-    fn vectors(self) -> Self {
-        self
-    }
-
-    fn run_tiles<K: TileKernel>(self, kernel: K) -> K::Output {
-        kernel.run_tiles(self)
-    }
-
-    fn ask_for(self, _address: *const u8) {}
 
     unsafe fn round_to_bf16(self, source: *const f32) -> [u32; LANES] {
         let rounded = |index: usize| {
@@ -268,18 +255,69 @@ impl TileDot for Portable {
         };
         std::array::from_fn(|lane| rounded(2 * lane) | rounded(2 * lane + 1) << 16)
     }
+}
 
-    fn alternate_pairs(self, bits: [u32; LANES]) -> [u32; LANES] {
-        std::array::from_fn(|lane| {
-            let (low, high) = (bits[lane & !1], bits[lane | 1]);
-            if lane % 2 == 0 { low & 0xFFFF | high << 16 } else { low >> 16 | high & 0xFFFF_0000 }
-        })
+impl TileDot for Portable {
+    type Vectors = Self;
+
+    fn vectors(self) -> Self {
+        self
     }
+
+    fn run_tiles<K: TileKernel>(self, _rows: usize, kernel: K) -> K::Output {
+        kernel.run_tiles(self)
+    }
+
+    fn ask_for(self, _address: *const u8) {}
 
     unsafe fn multiply_one<const PANELS: usize>(self, operands: &TileOperands) {
         for panel in 0..PANELS {
             // SAFETY: the caller's promise.
             unsafe { multiply_tile(operands, 0, panel) };
+        }
+    }
+
+    unsafe fn widen_group<const E5M2: bool>(self, source: *const u8, target: *mut u8) {
+        for quarter in 0..LANES / 4 {
+            for half in 0..2 {
+                for index in 0..8 {
+                    // SAFETY: the caller's promise: 64 codes and 128 bytes.
+                    unsafe {
+                        let code = *source.add(quarter * 16 + half * 8 + index);
+                        let bits = float8_to_bf16::<E5M2>(code).to_le_bytes();
+                        let place = target.add(half * ROW_BYTES + quarter * 16 + index * 2);
+                        place.cast::<[u8; 2]>().write(bits);
+                    }
+                }
+            }
+        }
+    }
+
+    unsafe fn multiply_one_widened<const PANELS: usize, const E5M2: bool>(
+        self,
+        operands: &TileOperands,
+        wide: *mut u8,
+    ) {
+        for panel in 0..PANELS {
+            for step in 0..operands.steps {
+                let codes = operands.weights.wrapping_add(panel * operands.panel_stride + step * TILE_CODES);
+                let one_step = TileOperands {
+                    inputs: operands.inputs.wrapping_add(step * TILE_BYTES),
+                    weights: wide,
+                    steps: 1,
+                    sums: operands.sums.wrapping_add(panel * operands.sum_stride),
+                    resume: operands.resume || step > 0,
+                    ..*operands
+                };
+                // SAFETY: the caller's promise.
+                unsafe {
+                    for group in 0..TILE_CODES / GROUP_CODES {
+                        let target = wide.add(group * 2 * GROUP_CODES);
+                        self.widen_group::<E5M2>(codes.add(group * GROUP_CODES), target);
+                    }
+                    multiply_tile(&one_step, 0, 0);
+                }
+            }
         }
     }
 

@@ -1,25 +1,24 @@
 //! Products by matrix tiles: sixteen rows of inputs meet a panel of sixteen outputs, thirty-two columns at a time.
 //!
-//! A packed panel of bfloat16 weights is a row of tiles as it stands. Eight-bit weights are widened, block of columns
-//! by block of columns, into tiles in the first cache. Few rows are bound by memory: four panels stream through the
-//! tiles of weights. Many rows are bound by the multipliers: two tiles of rows times two panels, so that every tile that
-//! is loaded is used twice.
+//! A packed panel of bfloat16 weights is a row of tiles as it stands; eight-bit weights are widened into tiles in the
+//! first cache. Few rows are bound by memory: four panels stream through the tiles of weights, and are widened while the
+//! tiles before them are multiplied. Many rows are bound by the multipliers: a block of columns of two panels is widened
+//! once, and two tiles of rows are multiplied at a time, so that every tile that is loaded is used twice.
 
 use std::ops::Range;
 
 use octet_backend::BackendError;
 
 use super::finish::{Finish, FinishedSums, Output};
-use super::input::InputOrder;
 use super::plan::rows_per_block;
 use super::schedule::Schedule;
 use super::weight::{Encoding, PackedLinear};
 use super::{FRESH_FLOATS, LinearContext, Parts, WIDE_FLOATS, WORTH_A_FORK};
 use crate::isa::{Isa, Level};
 use crate::simd::tiles::{
-    ROW_BYTES, TILE_COLUMNS, TILE_FLOATS, TILE_ROWS, TileDot, TileKernel, TileOperands,
+    GROUP_CODES, ROW_BYTES, TILE_COLUMNS, TILE_FLOATS, TILE_ROWS, TileDot, TileKernel, TileOperands,
 };
-use crate::simd::{LANES, PairDot, Simd};
+use crate::simd::{LANES, PairDot, PairKernel, Portable, Simd};
 
 /// Bytes that are asked for at once.
 const CACHE_LINE: usize = 64;
@@ -62,17 +61,15 @@ impl Rows {
     }
 }
 
-/// Runs a kernel on the tiles that a set has.
-fn run<K: TileKernel<Output = ()>>(isa: Isa, kernel: K) {
+/// Runs a task on the tiles that a set has.
+fn run(isa: Isa, task: MatrixTask<'_>) {
+    let rows = task.rows.count.min(TILE_ROWS);
     match isa.level() {
         #[cfg(test)]
-        Level::PortableTiles => crate::simd::Portable.run_tiles(kernel),
+        Level::PortableTiles => Portable.run_tiles(rows, task),
         #[cfg(target_arch = "x86_64")]
-        Level::Amx(simd) => simd.run_tiles(kernel),
-        _ => {
-            let _ = kernel;
-            unreachable!("weights are packed for tiles where the processor has them")
-        }
+        Level::Amx(simd) => simd.run_tiles(rows, task),
+        _ => unreachable!("weights are packed for tiles where there are tiles"),
     }
 }
 
@@ -87,7 +84,6 @@ fn arrange(
 ) {
     let width = weight.block_columns(schedule);
     let target = Parts(context.scratch.input[..rows.floats(weight.steps())].as_mut_ptr());
-    let alternate = weight.arithmetic.input_order == InputOrder::AlternatePairs;
     let isa = context.isa;
     let arrange_one = |_worker: usize, task: usize| {
         let (block, tile) = (task / rows.tiles(), task % rows.tiles());
@@ -96,7 +92,12 @@ fn arrange(
         // SAFETY: blocks lie one after another, and so do the tiles of a block.
         let target = unsafe { target.part(start, TILE_ROWS * steps.len()) };
         let first_column = 2 * steps.start;
-        run(isa, Arrange { values, columns: weight.columns(), rows, tile, first_column, alternate, target });
+        let arrange = Arrange { values, columns: weight.columns(), rows, tile, first_column, target };
+        match isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(simd) => simd.vectors().run_pairs(arrange),
+            _ => Portable.run_pairs(arrange),
+        }
     };
     let tasks = weight.blocks(width) * rows.tiles();
     if values.len() < WORTH_A_FORK {
@@ -116,17 +117,15 @@ struct Arrange<'a> {
     tile: usize,
     /// First column of the block.
     first_column: usize,
-    /// Whether the weights are widened in alternate pairs.
-    alternate: bool,
     /// The tiles.
     target: &'a mut [f32],
 }
 
-impl TileKernel for Arrange<'_> {
+impl PairKernel for Arrange<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run_tiles<S: TileDot>(self, simd: S) {
+    fn run_pairs<S: PairDot>(self, simd: S) {
         // Rows of the last tile that the block lacks keep what they have: nobody looks at their sums.
         let first_row = self.tile * TILE_ROWS;
         for row in first_row..self.rows.count.min(first_row + TILE_ROWS) {
@@ -135,26 +134,24 @@ impl TileKernel for Arrange<'_> {
                 let target = &mut tile[(row - first_row) * LANES..][..LANES];
                 let present = &source[self.first_column + index * TILE_COLUMNS..];
                 if let Some(whole) = present.first_chunk() {
-                    round(simd, whole, self.alternate, target);
+                    round(simd, whole, target);
                 } else {
                     let mut padded = [0.0; TILE_COLUMNS];
                     padded[..present.len()].copy_from_slice(present);
-                    round(simd, &padded, self.alternate, target);
+                    round(simd, &padded, target);
                 }
             }
         }
     }
 }
 
-/// Rounds thirty-two values to bfloat16, in alternate pairs if so said.
+/// Rounds thirty-two values to bfloat16.
 #[inline(always)]
-fn round<S: TileDot>(simd: S, source: &[f32; TILE_COLUMNS], alternate: bool, target: &mut [f32]) {
+fn round<S: PairDot>(simd: S, source: &[f32; TILE_COLUMNS], target: &mut [f32]) {
     assert_eq!(size_of_val(target), ROW_BYTES);
     // SAFETY: there are thirty-two values, and the target has 64 bytes.
     unsafe {
-        let bits = simd.round_to_bf16(source.as_ptr());
-        let bits = if alternate { simd.alternate_pairs(bits) } else { bits };
-        simd.vectors().store_bits(target.as_mut_ptr().cast(), bits);
+        simd.store_bits(target.as_mut_ptr().cast(), simd.round_to_bf16(source.as_ptr()));
     }
 }
 
@@ -222,8 +219,12 @@ impl TileKernel for MatrixTask<'_> {
 /// Where a pass over a block of columns finds its weights.
 #[derive(Clone, Copy)]
 struct PassWeights {
-    tiles: *const u8,
+    /// Tiles, or codes that are yet to be widened.
+    start: *const u8,
+    /// Bytes from panel to panel.
     panel_stride: usize,
+    /// Whether they are codes.
+    packed: bool,
 }
 
 impl MatrixTask<'_> {
@@ -241,7 +242,7 @@ impl MatrixTask<'_> {
                     left => left.min(2),
                 };
                 let weights = self.weights::<S, E5M2>(simd, block, panel, width);
-                self.pass(simd, block, panel, width, weights);
+                self.pass::<S, E5M2>(simd, block, panel..panel + width, weights);
                 panel += width;
             }
         }
@@ -251,7 +252,8 @@ impl MatrixTask<'_> {
         self.weight.block_columns(self.schedule)
     }
 
-    /// The tiles of a block of columns for `width` panels from `panel` on, widened if they are not bfloat16.
+    /// The tiles of a block of columns for `width` panels from `panel` on. Eight-bit weights are widened here if several
+    /// tiles of rows will meet them.
     #[inline(always)]
     fn weights<S: TileDot, const E5M2: bool>(
         &mut self,
@@ -264,77 +266,85 @@ impl MatrixTask<'_> {
         let groups = self.weight.block(self.block_columns(), block);
         let panel_bytes = self.weight.groups() * encoding.group_bytes();
         let start = (self.first_panel + panel) * panel_bytes + groups.start * encoding.group_bytes();
-        let packed = &self.weight.data()[start..];
-        if encoding == Encoding::BF16 {
-            return PassWeights { tiles: packed.as_ptr(), panel_stride: panel_bytes };
+        let end = start + (width - 1) * panel_bytes + groups.len() * encoding.group_bytes();
+        let packed = self.weight.data()[start..end].as_ptr();
+        if encoding == Encoding::BF16 || self.rows.tiles() == 1 {
+            let is_packed = encoding != Encoding::BF16;
+            return PassWeights { start: packed, panel_stride: panel_bytes, packed: is_packed };
         }
         // A group of four columns becomes two vectors of pairs.
-        let wide_bytes = groups.len() * 2 * ROW_BYTES;
-        debug_assert!(width * wide_bytes <= (WIDE_FLOATS - FRESH_FLOATS) * size_of::<f32>());
-        let vectors = simd.vectors();
-        let ahead = self.ahead_bytes(width);
+        let wide_bytes = groups.len() * 2 * GROUP_CODES;
+        let target = self.wide[..width * wide_bytes / size_of::<f32>()].as_mut_ptr().cast::<u8>();
         for index in 0..groups.len() {
             for panel in 0..width {
-                let offset = panel * panel_bytes + index * encoding.group_bytes();
-                let source = packed[offset..offset + encoding.group_bytes()].as_ptr();
-                vectors.prefetch(source.wrapping_add(ahead));
-                let target = self.wide.as_mut_ptr().cast::<u8>();
-                // SAFETY: a group has 64 bytes; `wide` has room for two vectors of each group of each panel.
+                // SAFETY: `packed` goes on to the block's last group of the last panel, and a group has 64 bytes;
+                // `wide` has room for two vectors of each group of each panel.
                 unsafe {
-                    let (even, odd) = vectors.widen_float8::<E5M2>(vectors.load_bits(source));
-                    let target = target.add(panel * wide_bytes + index * 2 * ROW_BYTES);
-                    vectors.store_bits(target, even);
-                    vectors.store_bits(target.add(ROW_BYTES), odd);
+                    simd.widen_group::<E5M2>(
+                        packed.add(panel * panel_bytes + index * GROUP_CODES),
+                        target.add(panel * wide_bytes + index * 2 * GROUP_CODES),
+                    );
                 }
             }
         }
-        PassWeights { tiles: self.wide.as_ptr().cast(), panel_stride: wide_bytes }
+        PassWeights { start: target, panel_stride: wide_bytes, packed: false }
     }
 
-    /// Multiplies all rows with a block of columns of `width` panels.
+    /// Multiplies all rows with a block of columns of some panels.
     #[inline(always)]
-    fn pass<S: TileDot>(&mut self, simd: S, block: usize, panel: usize, width: usize, weights: PassWeights) {
+    fn pass<S: TileDot, const E5M2: bool>(
+        &mut self,
+        simd: S,
+        block: usize,
+        panels: Range<usize>,
+        weights: PassWeights,
+    ) {
         let steps = self.weight.steps_of(&self.weight.block(self.block_columns(), block));
         let tile_floats = TILE_ROWS * steps.len();
         let sum_stride = self.rows.tiles() * TILE_FLOATS;
         let scaled = self.weight.block_scales.is_some();
         let mut tile = 0;
         while tile < self.rows.tiles() {
-            let pair = 2.min(self.rows.tiles() - tile);
+            let tiles = tile..self.rows.tiles().min(tile + 2);
             if self.rows.tiles() > 1 {
-                self.ask_for_next(simd, block, panel + width, tile..tile + pair);
+                self.ask_for_next(simd, block, panels.end, tiles.clone());
             }
             let inputs = &self.input[self.rows.floats(steps.start) + tile * tile_floats..];
             let mut operands = TileOperands {
-                inputs: inputs[..pair * tile_floats].as_ptr().cast(),
+                inputs: inputs[..tiles.len() * tile_floats].as_ptr().cast(),
                 input_stride: tile_floats * size_of::<f32>(),
-                weights: weights.tiles,
+                weights: weights.start,
                 panel_stride: weights.panel_stride,
                 steps: tile_floats / TILE_FLOATS,
-                sums: self.sums[panel * sum_stride + tile * TILE_FLOATS..].as_mut_ptr(),
+                sums: self.sums[panels.start * sum_stride + tile * TILE_FLOATS..].as_mut_ptr(),
                 sum_stride,
                 resume: block > 0,
-                ahead_bytes: self.ahead_bytes(width),
+                ahead_bytes: self.ahead_bytes(panels.len()),
             };
+            let (wide, fresh) = self.wide.split_at_mut(WIDE_FLOATS - FRESH_FLOATS);
             if scaled {
-                operands.sums = self.wide[WIDE_FLOATS - FRESH_FLOATS..].as_mut_ptr();
-                operands.sum_stride = pair * TILE_FLOATS;
+                operands.sums = fresh.as_mut_ptr();
+                operands.sum_stride = tiles.len() * TILE_FLOATS;
                 operands.resume = false;
             }
-            // SAFETY: inputs, weights and sums are there for `pair` tiles of rows and `width` panels.
+            // SAFETY: inputs, weights and sums are there for these tiles of rows and these panels, and `wide` has room
+            // for the tiles that are widened.
             unsafe {
-                match (pair, width) {
-                    (2, 1) => simd.multiply_two::<1>(&operands),
-                    (2, _) => simd.multiply_two::<2>(&operands),
-                    (_, 1) => simd.multiply_one::<1>(&operands),
-                    (_, 4) => simd.multiply_one::<4>(&operands),
-                    _ => simd.multiply_one::<2>(&operands),
+                match (tiles.len(), panels.len(), weights.packed) {
+                    (2, 1, _) => simd.multiply_two::<1>(&operands),
+                    (2, ..) => simd.multiply_two::<2>(&operands),
+                    (_, 1, false) => simd.multiply_one::<1>(&operands),
+                    (_, 4, false) => simd.multiply_one::<4>(&operands),
+                    (_, _, false) => simd.multiply_one::<2>(&operands),
+                    (_, 1, true) => simd.multiply_one_widened::<1, E5M2>(&operands, wide.as_mut_ptr().cast()),
+                    (_, 4, true) => simd.multiply_one_widened::<4, E5M2>(&operands, wide.as_mut_ptr().cast()),
+                    (_, _, true) => simd.multiply_one_widened::<2, E5M2>(&operands, wide.as_mut_ptr().cast()),
                 }
             }
             if scaled {
-                self.add_scaled(simd, block, panel..panel + width, tile..tile + pair);
+                self.add_scaled(simd, block, panels.clone(), tiles.clone());
             }
-            tile += pair;
+            tile = tiles.end;
         }
     }
 
@@ -375,7 +385,8 @@ impl MatrixTask<'_> {
             let place = (panel * self.rows.tiles() + tiles.start) * TILE_FLOATS;
             let fresh = &self.wide[WIDE_FLOATS - FRESH_FLOATS + index * rows * LANES..][..rows * LANES];
             let sums = &mut self.sums[place..place + rows * LANES];
-            for (sum, fresh) in sums.chunks_exact_mut(LANES).zip(fresh.chunks_exact(LANES)) {
+            let present = self.rows.count - tiles.start * TILE_ROWS;
+            for (sum, fresh) in sums.chunks_exact_mut(LANES).zip(fresh.chunks_exact(LANES)).take(present) {
                 // SAFETY: chunks of sixteen values; each panel has sixteen scales.
                 unsafe {
                     let before = if block > 0 { vectors.load(sum.as_ptr()) } else { vectors.splat(0.0) };

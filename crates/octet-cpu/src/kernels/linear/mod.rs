@@ -33,7 +33,7 @@ use self::weight::Form;
 use crate::isa::Isa;
 use crate::memory::AlignedBuffer;
 use crate::simd::LANES;
-use crate::simd::tiles::TILE_FLOATS;
+use crate::simd::tiles::{TILE_FLOATS, WIDENED_BYTES};
 use crate::threads::Pool;
 
 pub(crate) use self::weight::{Encoding, PackedLinear};
@@ -43,6 +43,7 @@ pub(crate) use self::weight::{Encoding, PackedLinear};
 const WIDE_FLOATS: usize = 2 * MOST_BLOCK_COLUMNS * LANES + FRESH_FLOATS;
 /// Four matrix tiles.
 const FRESH_FLOATS: usize = 4 * TILE_FLOATS;
+const _: () = assert!((WIDE_FLOATS - FRESH_FLOATS) * size_of::<f32>() >= WIDENED_BYTES);
 
 /// Inputs below which one worker has arranged them before the others have woken.
 const WORTH_A_FORK: usize = 16 * 1024;

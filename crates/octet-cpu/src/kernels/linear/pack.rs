@@ -42,7 +42,8 @@ impl PackedLinear {
             Layout::Panels => source.panels * panel_bytes,
         };
         let mut data = AlignedBuffer::<u8>::zeroed(data_bytes)?;
-        source.pack_elements(pool, (encoding, layout), panel_bytes, &mut data)?;
+        let split = layout == Layout::Panels && arithmetic.splits_groups(encoding);
+        source.pack_elements(pool, (encoding, layout, split), panel_bytes, &mut data)?;
         let block_scales = match scale_columns {
             Some(columns) => Some(source.block_scales(columns, arithmetic.sum_factor)?),
             None => None,
@@ -136,7 +137,7 @@ impl<'a> Source<'a> {
     fn pack_elements(
         &self,
         pool: &Pool,
-        (encoding, layout): (Encoding, Layout),
+        (encoding, layout, split): (Encoding, Layout, bool),
         panel_bytes: usize,
         data: &mut [u8],
     ) -> Result<(), BackendError> {
@@ -148,6 +149,9 @@ impl<'a> Source<'a> {
             if let Err(found) = self.pack_panel(panel, encoding, layout, &mut target) {
                 let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
                 *failed = Some(failed.map_or(found, |earlier| earlier.min(found)));
+            }
+            if split {
+                split_groups(&mut target);
             }
         });
         match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -329,6 +333,16 @@ fn convert_row(
         (F8(_), _) | (_, Encoding::E4M3 | Encoding::E5M2) => {
             spread::<1, 1, 4>(row, |bytes| (bytes, bytes[0] & 0x7F != 0x7F))
         }
+    }
+}
+
+/// Brings eight-bit groups of four columns into the order of [`crate::simd::tiles::GROUP_CODES`]: of each four outputs
+/// first the pairs of columns 0 and 1, then those of columns 2 and 3.
+fn split_groups(panel: &mut [u8]) {
+    for outputs in panel.as_chunks_mut::<16>().0 {
+        let pair = |index: usize| [outputs[2 * index], outputs[2 * index + 1]];
+        let pairs: [[u8; 2]; 8] = std::array::from_fn(|index| pair(index % 4 * 2 + index / 4));
+        outputs.copy_from_slice(pairs.as_flattened());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::plan::{BLOCK_ROWS, MOST_PANELS, TILE_PANELS, Tiles, panels_per_task};
 use super::weight::{Form, PackedLinear};
+use crate::simd::tiles::{TILE_COLUMNS, TILE_ROWS};
 
 /// The choices. Every combination gives the same bits: a sum is one chain over the columns, however it is interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +47,15 @@ impl Schedule {
     }
 
     fn for_tiles(weight: &PackedLinear, rows: usize, workers: usize) -> Self {
-        let most = if rows <= 16 { 4 } else { 16 };
+        let (most_panels, columns_per_block) = match rows {
+            // Weights stream by and are widened on the way, so nothing is gained by stopping.
+            0..=TILE_ROWS => (4, weight.columns().next_multiple_of(TILE_COLUMNS)),
+            _ => (16, MOST_BLOCK_COLUMNS),
+        };
         Self {
             rows_per_block: MATRIX_BLOCK_ROWS,
-            panels_per_task: panels_per_task(weight.panels, workers, most, weight.is_gated()),
-            columns_per_block: if rows <= 16 { 256 } else { MOST_BLOCK_COLUMNS },
+            panels_per_task: panels_per_task(weight.panels, workers, most_panels, weight.is_gated()),
+            columns_per_block,
             ahead_bytes: 6144,
         }
     }

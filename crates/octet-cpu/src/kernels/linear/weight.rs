@@ -52,7 +52,7 @@ impl Encoding {
     }
 
     /// Columns of a group; see `format`.
-    pub(crate) const fn group_columns(self) -> usize {
+    pub(super) const fn group_columns(self) -> usize {
         match self {
             Self::F32 | Self::F16 => 1,
             Self::BF16 => 2,
@@ -91,17 +91,17 @@ pub(super) struct Arithmetic {
 impl Arithmetic {
     /// The arithmetic for an encoding whose scales, if they are scales of blocks, change every `scale_columns`.
     pub(super) fn new(isa: Isa, encoding: Encoding, scale_columns: Option<usize>) -> Self {
-        let order = match (isa.has_pair_dot(), encoding) {
-            (true, Encoding::BF16) => InputOrder::Pairs,
-            (true, Encoding::E4M3 | Encoding::E5M2) => InputOrder::AlternatePairs,
-            _ => InputOrder::Columns,
-        };
         // A tile's sum cannot be scaled in the middle.
         let whole_tiles = scale_columns.is_none_or(|columns| columns.is_multiple_of(TILE_COLUMNS));
-        let form = if isa.has_tiles() && order != InputOrder::Columns && whole_tiles {
-            Form::Tiles
-        } else {
-            Form::Vectors
+        let (form, order) = match encoding {
+            Encoding::BF16 | Encoding::E4M3 | Encoding::E5M2 if isa.has_tiles() && whole_tiles => {
+                (Form::Tiles, InputOrder::Pairs)
+            }
+            Encoding::BF16 if isa.has_pair_dot() => (Form::Vectors, InputOrder::Pairs),
+            Encoding::E4M3 | Encoding::E5M2 if isa.has_pair_dot() => {
+                (Form::Vectors, InputOrder::AlternatePairs)
+            }
+            _ => (Form::Vectors, InputOrder::Columns),
         };
         // Widened eight-bit weights are tiny. Half of the factor is made good on inputs and half on sums, so that both
         // stay far from the ends of binary32's range.
@@ -117,6 +117,11 @@ impl Arithmetic {
             _ => (0, 0),
         };
         Self { form, input_order: order, input_factor: power_of_two(input), sum_factor: power_of_two(sum) }
+    }
+
+    /// Whether groups are in the order of [`crate::simd::tiles::GROUP_CODES`].
+    pub(super) fn splits_groups(self, encoding: Encoding) -> bool {
+        self.form == Form::Tiles && encoding.bytes() == 1
     }
 
     /// Groups of a row of `columns`: whole tiles, where there are tiles.
@@ -277,8 +282,23 @@ impl PackedLinear {
             Layout::Panels => {
                 let group = self.encoding.group_columns();
                 let groups = row / LANES * self.groups() + column / group;
-                groups * self.encoding.group_bytes() + (row % LANES * group + column % group) * size
+                let (lane, column) = (row % LANES, column % group);
+                let place = if self.arithmetic.splits_groups(self.encoding) {
+                    lane / 4 * 16 + column / 2 * 8 + lane % 4 * 2 + column % 2
+                } else {
+                    (lane * group + column) * size
+                };
+                groups * self.encoding.group_bytes() + place
             }
+        }
+    }
+
+    /// How many columns of a row lie side by side in `data`, for tables: every multiple of it starts anew.
+    pub(crate) fn columns_side_by_side(&self) -> usize {
+        let group = self.encoding.group_columns();
+        match self.layout {
+            Layout::Panels if self.arithmetic.splits_groups(self.encoding) => group / 2,
+            Layout::Panels | Layout::Rows => group,
         }
     }
 
