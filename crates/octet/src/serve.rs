@@ -97,6 +97,7 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
             force_include_usage: arguments.enable_force_include_usage,
             request_id_headers: arguments.enable_request_id_headers,
             chat_role: arguments.response_role.clone(),
+            stream_interval: arguments.stream_interval,
         },
         seed: arguments.engine.seed,
         logprobs_mode: match arguments.logprobs_mode {
