@@ -84,18 +84,16 @@ fn giving_way_changes_nothing() {
         ("llama-gqa-rope-llama3", EXACT, false),
         ("llama-gqa-rope-llama3", served, true),
         ("qwen3", served, false),
-        ("mistral-sliding-window", EXACT, true),
+        ("qwen2-tied", EXACT, true),
     ] {
         let golden = Golden::read(case);
         let engine = |num_blocks| {
             let model = load_on(cpu(), &golden.folder, options).unwrap();
-            let windows: Option<Vec<usize>> = model.config().windows.iter().copied().collect();
             let runner = model.into_runner(limits(golden.max_model_len)).unwrap();
             let config = EngineConfig {
                 max_num_seqs: SEQUENCES,
                 max_num_batched_tokens: 64,
                 enable_prefix_caching: prefix_caching,
-                sliding_window: windows.and_then(|windows| windows.into_iter().max()),
                 ..EngineConfig::new(num_blocks, BLOCK_SIZE, golden.max_model_len)
             };
             Engine::new(config, runner).unwrap()

@@ -43,7 +43,7 @@ impl Cli {
     /// Reads the command line; ends the process with a message where it is wrong.
     pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Self {
         let matches = definition().get_matches_from(normalised(arguments));
-        if let Some(error) = flags_of_no_model(&matches) {
+        if let Some(error) = misplaced_flag(&matches) {
             error.exit();
         }
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
@@ -57,22 +57,23 @@ fn definition() -> clap::Command {
     Cli::command().mut_subcommand("complete", without_short).mut_subcommand("chat", without_short)
 }
 
-/// At the terminal, flags about a model mean one in this process. Without `--model` a server answers, which has its own:
-/// they would be ignored, so they are refused.
-fn flags_of_no_model(matches: &ArgMatches) -> Option<clap::Error> {
+/// At the terminal, a model in this process (`--model`) and a server have flags of their own; those of the other would
+/// be ignored, so they are refused. Not so a key from the environment, which is for whatever needs one.
+fn misplaced_flag(matches: &ArgMatches) -> Option<clap::Error> {
     let (name, matches) = matches.subcommand().filter(|(name, _)| matches!(*name, "complete" | "chat"))?;
-    if matches.contains_id("model") {
-        return None;
-    }
-    let engine = EngineArgs::augment_args(clap::Command::new("engine"));
-    let is_typed = |argument: &&clap::Arg| {
-        matches.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine)
+    let is_typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let (kind, message) = if matches.contains_id("model") {
+        let message = is_typed("api_key").then(|| "--api-key is for a server; --model needs none".to_owned());
+        (ErrorKind::ArgumentConflict, message?)
+    } else {
+        let engine = EngineArgs::augment_args(clap::Command::new("engine"));
+        let flag = engine.get_arguments().find(|flag| is_typed(flag.get_id().as_str()))?.get_long()?;
+        let message = format!(
+            "--{flag} is about a model that runs in this process: name it with --model, or give the flag to the server"
+        );
+        (ErrorKind::MissingRequiredArgument, message)
     };
-    let flag = engine.get_arguments().find(is_typed)?.get_long()?;
-    let message = format!(
-        "--{flag} is about a model that runs in this process: name it with --model, or give the flag to the server"
-    );
-    Some(definition().find_subcommand_mut(name)?.error(ErrorKind::MissingRequiredArgument, message))
+    Some(definition().find_subcommand_mut(name)?.error(kind, message))
 }
 
 /// Makes `--some_flag` of the user's into `--some-flag`: both spellings are in use among vLLM's users.
@@ -100,14 +101,16 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_a_model_need_one_at_the_terminal() {
+    fn flags_of_a_model_and_of_a_server_do_not_mix_at_the_terminal() {
         let check = |typed: &[&str]| {
             let matches = definition().get_matches_from([&["octet"], typed].concat());
-            flags_of_no_model(&matches).map(|error| error.to_string())
+            misplaced_flag(&matches).map(|error| error.to_string())
         };
         assert_eq!(check(&["chat", "--max-tokens", "3"]), None);
         assert_eq!(check(&["chat", "--model", "octet-mini", "--threads", "1"]), None);
         assert_eq!(check(&["serve", "--threads", "1"]), None);
+        let message = check(&["chat", "--model", "octet-mini", "--api-key", "k"]).unwrap();
+        assert!(message.contains("--api-key is for a server"), "{message}");
         for command in ["chat", "complete"] {
             let message = check(&[command, "--kv-cache-dtype", "fp8"]).unwrap();
             assert!(message.contains("--kv-cache-dtype is about a model"), "{message}");
