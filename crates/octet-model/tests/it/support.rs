@@ -9,7 +9,7 @@ use octet_cpu::{CpuBackend, CpuOptions, PoolOptions, ThreadBinding};
 use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 use octet_model::{LoadOptions, LoadedModel, ModelError, ModelSource, Runner, RunnerLimits, WeightType};
 use octet_reference::ReferenceBackend;
-use octet_sample::{LogprobsMode, SamplingParams};
+use octet_sample::SamplingParams;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -166,6 +166,7 @@ pub(crate) const EXACT: LoadOptions = LoadOptions {
     load_format: octet_model::LoadFormat::Safetensors,
     kv_cache_type: octet_model::KvCacheChoice::Auto,
     max_model_len: octet_model::MaxModelLen::Model,
+    seed: 0,
 };
 
 pub(crate) fn load(folder: &Path, options: LoadOptions) -> Result<LoadedModel<ReferenceBackend>, ModelError> {
@@ -220,25 +221,7 @@ pub(crate) fn block_table(tokens: usize, first: u32) -> Vec<u32> {
 }
 
 pub(crate) fn greedy_params() -> SamplingParams {
-    SamplingParams {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        seed: 0,
-        min_tokens: 0,
-        eos_token_id: None,
-        stop_token_ids: Vec::new(),
-        logit_bias: Vec::new(),
-        allowed_token_ids: None,
-        bad_words: Vec::new(),
-        logprobs: None,
-        prompt_logprobs: None,
-        logprobs_mode: LogprobsMode::RawLogprobs,
-    }
+    SamplingParams { temperature: 0.0, ..SamplingParams::default() }
 }
 
 /// Greedy decoding through the executor, as the engine drives it.

@@ -4,10 +4,28 @@ use std::io::{BufReader, Read};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
-use ureq::http::Response;
+use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 use super::ClientArgs;
+
+/// The server answered, and refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{server} answered {status}: {message}")]
+pub(crate) struct Refusal {
+    server: String,
+    status: StatusCode,
+    /// The server's own words.
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    /// Whether the request was longer than the model's context. The words are those of OpenAI and vLLM: there is no
+    /// code for it.
+    pub(crate) fn is_about_length(&self) -> bool {
+        self.status == StatusCode::BAD_REQUEST && self.message.contains("maximum context length")
+    }
+}
 
 /// Ready to send requests.
 pub(crate) struct Connection {
@@ -16,6 +34,8 @@ pub(crate) struct Connection {
     key: Option<String>,
     /// The model that requests name.
     pub(crate) model: String,
+    /// Its longest sequence, if the server says so.
+    pub(crate) max_model_len: Option<u64>,
 }
 
 impl Connection {
@@ -27,15 +47,17 @@ impl Connection {
         // A refusal has a body that says why: it must not become a bare status.
         let agent = Agent::config_builder().http_status_as_error(false).build().new_agent();
         let base = arguments.url.trim_end_matches('/').to_owned();
-        let mut connection = Self { agent, base, key: arguments.api_key.clone(), model: String::new() };
-        connection.model = match &arguments.model_name {
-            Some(name) => name.clone(),
-            None => connection.first_model()?,
-        };
+        let key = arguments.api_key.clone();
+        let mut connection = Self { agent, base, key, model: String::new(), max_model_len: None };
+        if let Some(name) = &arguments.model_name {
+            connection.model.clone_from(name);
+        } else {
+            (connection.model, connection.max_model_len) = connection.first_model()?;
+        }
         Ok(connection)
     }
 
-    fn first_model(&self) -> Result<String> {
+    fn first_model(&self) -> Result<(String, Option<u64>)> {
         let url = format!("{}/models", self.base);
         let mut request = self.agent.get(&url);
         if let Some(key) = &self.key {
@@ -44,8 +66,9 @@ impl Connection {
         let response = request.call().with_context(|| self.unreachable(&url))?;
         let models: Value = serde_json::from_reader(self.accepted(response)?)
             .with_context(|| format!("{url} did not answer with JSON"))?;
-        let name = models["data"][0]["id"].as_str();
-        name.map(str::to_owned).ok_or_else(|| anyhow!("{url} lists no model"))
+        let first = &models["data"][0];
+        let name = first["id"].as_str().ok_or_else(|| anyhow!("{url} lists no model"))?;
+        Ok((name.to_owned(), first["max_model_len"].as_u64()))
     }
 
     /// Sends a request; the body of the answer is read as it comes.
@@ -76,7 +99,7 @@ impl Connection {
         let message = error.as_ref().and_then(|error| {
             error["error"]["message"].as_str().or_else(|| error["error"].as_str()).map(str::to_owned)
         });
-        bail!("{} answered {status}: {}", self.base, message.unwrap_or(text))
+        bail!(Refusal { server: self.base.clone(), status, message: message.unwrap_or(text) })
     }
 
     fn unreachable(&self, url: &str) -> String {

@@ -10,7 +10,7 @@ use std::io::{BufRead, Write};
 use anyhow::Result;
 use clap::Args;
 
-pub(crate) use connection::Connection;
+pub(crate) use connection::{Connection, Refusal};
 use stream::AnswerStats;
 
 /// Which server to talk to, and how.

@@ -18,6 +18,13 @@ pub(super) struct AnswerStats {
     rest: Duration,
 }
 
+impl AnswerStats {
+    /// Prompt and answer together, if the server counted.
+    pub(super) fn total_tokens(&self) -> u64 {
+        self.prompt_tokens + self.completion_tokens
+    }
+}
+
 impl fmt::Display for AnswerStats {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { prompt_tokens, completion_tokens, first, rest } = self;
