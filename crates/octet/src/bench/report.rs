@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use serde_json::{Map, Value, json};
 
 use super::latency::{Iteration, LatencyRun};
+use super::statistics::{Distribution, count};
 
 /// Percentiles that are reported.
 const PERCENTILES: [u32; 6] = [10, 25, 50, 75, 90, 99];
@@ -123,12 +124,13 @@ impl LatencyReport {
     /// Of the writer.
     pub(crate) fn write_text(&self, output: &mut impl Write) -> io::Result<()> {
         // `{:?}` writes 1.0 where `{}` would write 1: as Python does.
-        writeln!(output, "Avg latency: {:?} seconds", mean(&self.latencies))?;
+        let latencies = Distribution::new(self.latencies.clone());
+        writeln!(output, "Avg latency: {:?} seconds", latencies.mean())?;
         for percent in PERCENTILES {
             writeln!(
                 output,
                 "{percent}% percentile latency: {:?} seconds",
-                percentile(&self.latencies, percent)
+                latencies.percentile(f64::from(percent))
             )?;
         }
         for (name, speeds) in [("Prefill", &self.prefill), ("Decode", &self.decode)] {
@@ -155,13 +157,14 @@ impl LatencyReport {
 
     /// vLLM's keys, and `octet` with what vLLM does not report.
     pub(crate) fn to_json(&self) -> Value {
+        let latencies = Distribution::new(self.latencies.clone());
         let percentiles: Map<String, Value> = PERCENTILES
             .iter()
-            .map(|percent| (percent.to_string(), percentile(&self.latencies, *percent).into()))
+            .map(|percent| (percent.to_string(), latencies.percentile(f64::from(*percent)).into()))
             .collect();
         let shape = &self.run.shape;
         json!({
-            "avg_latency": mean(&self.latencies),
+            "avg_latency": latencies.mean(),
             "latencies": self.latencies,
             "percentiles": percentiles,
             "octet": {
@@ -204,34 +207,6 @@ fn median(speeds: &[Speed]) -> Option<Speed> {
     let mut sorted = speeds.to_vec();
     sorted.sort_by(|one, other| one.tokens_per_second.total_cmp(&other.tokens_per_second));
     sorted.get(sorted.len().saturating_sub(1) / 2).copied()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of tokens are far below 2^52")]
-fn count(number: usize) -> f64 {
-    number as f64
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / count(values.len())
-}
-
-/// By linear interpolation between the nearest ranks: NumPy's default, which vLLM reports.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a rank is a small positive number"
-)]
-fn percentile(values: &[f64], percent: u32) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = f64::from(percent) / 100.0 * count(sorted.len() - 1);
-    let (below, above) = (sorted[rank.floor() as usize], sorted[rank.ceil() as usize]);
-    // From the nearer end, as NumPy does: fewer rounding errors.
-    if rank.fract() < 0.5 {
-        below + (above - below) * rank.fract()
-    } else {
-        above - (above - below) * (1.0 - rank.fract())
-    }
 }
 
 #[cfg(test)]
@@ -316,14 +291,5 @@ Decode: 1.00 tokens/s, 62.0% of the floor of 1.61 tokens/s set by memory bandwid
         report.write_text(&mut text).expect("memory can be written");
         assert!(!String::from_utf8_lossy(&text).contains("Decode"));
         assert_eq!(report.to_json()["octet"]["decode"], Value::Null);
-    }
-
-    #[test]
-    fn percentiles_interpolate_as_numpy_does() {
-        let values = [4.0, 1.0, 3.0, 2.0];
-        for (percent, expected) in PERCENTILES.into_iter().zip([1.3, 1.75, 2.5, 3.25, 3.7, 3.97]) {
-            assert!((percentile(&values, percent) - expected).abs() < 1e-12, "{percent}%");
-        }
-        assert_eq!(percentile(&[7.0], 99), 7.0);
     }
 }

@@ -3,6 +3,8 @@
 pub(crate) mod chat;
 pub(crate) mod complete;
 mod connection;
+pub(crate) mod http;
+pub(crate) mod sse;
 mod stream;
 
 use std::io::{BufRead, Write};
