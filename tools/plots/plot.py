@@ -22,7 +22,7 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, BOTTOM = 78, 24, 56
-TOP = 64
+TOP = 72
 LEGEND_LINE = 20
 # Distinguishable with the common colour blindnesses (after Okabe and Ito, 2008); for light and for dark grounds.
 COLOURS = [("#0060a8", "#6cb8f0"), ("#c04a00", "#f0a050"), ("#007a55", "#3fcf9f"), ("#a04080", "#eaa0cc"), ("#6a5a00", "#d8c84a")]
@@ -55,11 +55,12 @@ class Series:
 
 
 def label(run):
-    """What tells one line from another; files of older versions name no model."""
-    precision = run.get("quantization") or run.get("dtype") or ""
-    cache = run.get("kv_cache_dtype", "auto")
-    parts = [run.get("model", "model"), "" if precision == "auto" else precision, "" if cache == "auto" else f"{cache} KV cache"]
-    return ", ".join(part for part in parts if part)
+    """What tells one line from another: the model, its weights, and its KV cache where that differs from them."""
+    weights, cache = run["weight_type"], run["kv_cache_type"]
+    parts = [run["model"].rstrip("/").split("/")[-1], run["quantization"] or weights]
+    if cache != weights:
+        parts.append(f"KV cache in {cache}")
+    return ", ".join(parts)
 
 
 def place(kind, run):
@@ -129,18 +130,23 @@ class Axes:
         return chosen
 
 
+def colours(which):
+    """Rules for one ground; without CSS variables, which converters to other formats do not know."""
+    ink, soft, grid = [("#1f2328", "#59636e", "#d8dee4"), ("#e6edf3", "#9da7b3", "#343b44")][which]
+    series = "".join(
+        f".s{index} .line,.s{index} .floor{{stroke:{pair[which]}}}.s{index} .dot{{fill:{pair[which]}}}"
+        for index, pair in enumerate(COLOURS)
+    )
+    return f"text{{fill:{soft}}}.title,.name{{fill:{ink}}}.grid{{stroke:{grid}}}.axis,.key{{stroke:{soft}}}{series}"
+
+
 def style():
-    light = "".join(f".s{i}{{--c:{pair[0]}}}" for i, pair in enumerate(COLOURS))
-    dark = "".join(f".s{i}{{--c:{pair[1]}}}" for i, pair in enumerate(COLOURS))
     return (
-        "svg{--ink:#1f2328;--soft:#59636e;--grid:#d8dee4}" + light +
-        "@media (prefers-color-scheme:dark){svg{--ink:#e6edf3;--soft:#9da7b3;--grid:#343b44}" + dark + "}"
-        "text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:var(--soft)}"
-        ".title{font-size:16px;font-weight:600;fill:var(--ink)}.name{fill:var(--ink)}"
-        ".grid{stroke:var(--grid);stroke-width:1}.axis{stroke:var(--soft);stroke-width:1}"
-        ".line{fill:none;stroke:var(--c);stroke-width:2.25;stroke-linejoin:round}"
-        ".floor{fill:none;stroke:var(--c);stroke-width:1.75;stroke-dasharray:6 5;opacity:.75}"
-        ".dot{fill:var(--c)}"
+        "text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif}"
+        ".title{font-size:16px;font-weight:600}.grid,.axis{stroke-width:1}"
+        ".line{fill:none;stroke-width:2.25;stroke-linejoin:round}"
+        ".floor{fill:none;stroke-width:1.75;stroke-dasharray:6 5;opacity:.75}"
+        + colours(0) + "@media (prefers-color-scheme:dark){" + colours(1) + "}"
     )
 
 
@@ -166,7 +172,7 @@ def legend(series):
         yield f'<g class="s{index % len(COLOURS)}">'
         yield f'<line class="line" x1="{LEFT}" x2="{LEFT + 28}" y1="{y}" y2="{y}"/><circle class="dot" cx="{LEFT + 14}" cy="{y}" r="3.5"/>'
         yield f'<text class="name" x="{LEFT + 38}" y="{y + 4.5}">{escape(name)}</text></g>'
-    yield f'<line class="floor" style="--c:var(--soft)" x1="{WIDTH - RIGHT - 196}" x2="{WIDTH - RIGHT - 164}" y1="52" y2="52"/>'
+    yield f'<line class="floor key" x1="{WIDTH - RIGHT - 178}" x2="{WIDTH - RIGHT - 146}" y1="52" y2="52"/>'
     yield f'<text x="{WIDTH - RIGHT}" y="56.5" text-anchor="end">floor of this machine</text>'
 
 

@@ -25,11 +25,11 @@ use octet_cpu::{Isa, Pool};
 use octet_engine::Engine;
 use octet_model::ModelConfig;
 use octet_sample::{LogprobsMode, SamplingParams};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::cli::bench::LatencyArgs;
 use crate::settings::{self, Source};
-use crate::start::{self, Ready};
+use crate::start::{self, Precision, Ready};
 use latency::LatencyShape;
 use report::{Floor, LatencyReport, WorkPerStep};
 
@@ -43,7 +43,7 @@ pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
     // As in vLLM, the same prompts run again and again: cached prefixes would hide the prefill.
     let prefix_caching = arguments.engine.enable_prefix_caching;
     let ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
-    let work = work_per_step(&ready);
+    let (work, precision) = (work_per_step(&ready), ready.precision);
     let shape = LatencyShape {
         batch_size: arguments.batch_size,
         sequences_per_prompt: arguments.n,
@@ -61,7 +61,7 @@ pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
     let report = LatencyReport::new(run, work, floor(arguments)?);
     report.write_text(&mut std::io::stdout().lock())?;
     if let Some(path) = &arguments.output_json {
-        write_json(path, &report.to_json())?;
+        write_json(path, &report.to_json(configuration(&source, precision)))?;
     }
     Ok(())
 }
@@ -70,6 +70,17 @@ pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
 fn write_json(path: &Path, results: &Value) -> Result<()> {
     fs::write(path, serde_json::to_string_pretty(results)?)
         .with_context(|| format!("--output-json: {} could not be written", path.display()))
+}
+
+/// What was measured, for the `octet` part of results.
+fn configuration(source: &Source, precision: Precision) -> Map<String, Value> {
+    let fields = [
+        ("model", source.name.as_str().into()),
+        ("weight_type", precision.weights.to_string().into()),
+        ("quantization", precision.quantization.into()),
+        ("kv_cache_type", precision.kv_cache.to_string().into()),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// A bar on standard error, if that is a terminal.

@@ -155,35 +155,40 @@ impl LatencyReport {
         Ok(())
     }
 
-    /// vLLM's keys, and `octet` with what vLLM does not report.
-    pub(crate) fn to_json(&self) -> Value {
+    /// vLLM's keys, and `octet` with what vLLM does not report: first the fields that say what was measured.
+    pub(crate) fn to_json(&self, configuration: Map<String, Value>) -> Value {
         let latencies = Distribution::new(self.latencies.clone());
         let percentiles: Map<String, Value> = PERCENTILES
             .iter()
             .map(|percent| (percent.to_string(), latencies.percentile(f64::from(*percent)).into()))
             .collect();
         let shape = &self.run.shape;
+        let figures = json!({
+            "batch_size": shape.batch_size,
+            "n": shape.sequences_per_prompt,
+            "input_len": shape.input_len,
+            "output_len": shape.output_len,
+            "prefill": speeds_to_json(&self.prefill),
+            "decode": speeds_to_json(&self.decode),
+            "preemptions": self.run.preemptions,
+            "floor": {
+                "read_bytes_per_second": self.floor.read_bytes_per_second,
+                "multiply_add_per_second": self.floor.multiply_add_per_second,
+                "weight_bytes": self.work.weight_bytes,
+                "kv_bytes_per_token": self.work.kv_bytes_per_token,
+                "operations_per_token": self.work.operations_per_token,
+                "operations_per_output": self.work.operations_per_output,
+            },
+        });
+        let mut own = configuration;
+        if let Value::Object(figures) = figures {
+            own.extend(figures);
+        }
         json!({
             "avg_latency": latencies.mean(),
             "latencies": self.latencies,
             "percentiles": percentiles,
-            "octet": {
-                "batch_size": shape.batch_size,
-                "n": shape.sequences_per_prompt,
-                "input_len": shape.input_len,
-                "output_len": shape.output_len,
-                "prefill": speeds_to_json(&self.prefill),
-                "decode": speeds_to_json(&self.decode),
-                "preemptions": self.run.preemptions,
-                "floor": {
-                    "read_bytes_per_second": self.floor.read_bytes_per_second,
-                    "multiply_add_per_second": self.floor.multiply_add_per_second,
-                    "weight_bytes": self.work.weight_bytes,
-                    "kv_bytes_per_token": self.work.kv_bytes_per_token,
-                    "operations_per_token": self.work.operations_per_token,
-                    "operations_per_output": self.work.operations_per_output,
-                },
-            },
+            "octet": own,
         })
     }
 }
@@ -273,7 +278,8 @@ Decode: 1.00 tokens/s, 62.0% of the floor of 1.61 tokens/s set by memory bandwid
 
     #[test]
     fn json_has_vllms_keys_and_ours() {
-        let json = report(3).to_json();
+        let model = Map::from_iter([("model".to_owned(), json!("m"))]);
+        let json = report(3).to_json(model);
         assert_eq!(json["avg_latency"], 14.5);
         assert_eq!(json["latencies"], json!([14.0, 15.0]));
         assert_eq!(json["percentiles"]["25"], 14.25);
@@ -282,6 +288,7 @@ Decode: 1.00 tokens/s, 62.0% of the floor of 1.61 tokens/s set by memory bandwid
             (json["octet"]["prefill"]["fraction_of_floor"].as_f64().expect("a number") - 0.82).abs() < 1e-9
         );
         assert_eq!(json["octet"]["floor"]["weight_bytes"], 1000.0);
+        assert_eq!(json["octet"]["model"], "m");
     }
 
     #[test]
@@ -290,6 +297,6 @@ Decode: 1.00 tokens/s, 62.0% of the floor of 1.61 tokens/s set by memory bandwid
         let mut text = Vec::new();
         report.write_text(&mut text).expect("memory can be written");
         assert!(!String::from_utf8_lossy(&text).contains("Decode"));
-        assert_eq!(report.to_json()["octet"]["decode"], Value::Null);
+        assert_eq!(report.to_json(Map::new())["octet"]["decode"], Value::Null);
     }
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use octet_engine::{Engine, Executor, Request, RequestId};
 use octet_text::Tokenizer;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::dataset::{Dataset, Prompt, PromptSource, Sample};
 use super::progress::Progress;
 use super::statistics::count;
-use super::{progress_bar, sampling, write_json};
+use super::{configuration, progress_bar, sampling, write_json};
 use crate::cli::bench::{DatasetName, PromptForm, ThroughputArgs};
 use crate::settings::Source;
 use crate::start;
@@ -42,6 +42,7 @@ pub(crate) fn run(arguments: &ThroughputArgs) -> Result<()> {
     };
     let prefix_caching = !arguments.engine.no_enable_prefix_caching;
     let ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+    let precision = ready.precision;
     let mut engine = Engine::new(ready.engine, ready.runner)?;
     let begun = Instant::now();
     let clock = || begun.elapsed();
@@ -50,7 +51,7 @@ pub(crate) fn run(arguments: &ThroughputArgs) -> Result<()> {
     let run = work_off(&mut engine, &samples, work, &clock)?;
     run.write_text(&mut io::stdout().lock())?;
     if let Some(path) = &arguments.output_json {
-        write_json(path, &run.to_json(&source.name))?;
+        write_json(path, &run.to_json(configuration(&source, precision)))?;
     }
     Ok(())
 }
@@ -192,22 +193,25 @@ impl Run {
         Ok(())
     }
 
-    /// vLLM's keys, and `octet` with what vLLM does not report.
-    fn to_json(&self, model: &str) -> Value {
+    /// vLLM's keys, and `octet` with what vLLM does not report: first the fields that say what was measured.
+    fn to_json(&self, configuration: Map<String, Value>) -> Value {
+        let mut own = configuration;
+        let further = [
+            ("output_tokens_per_second", self.per_second(self.output_tokens).into()),
+            ("total_prompt_tokens", self.prompt_tokens.into()),
+            ("total_output_tokens", self.output_tokens.into()),
+            ("cached_prompt_tokens", self.cached_tokens.into()),
+            ("preemptions", self.preemptions.into()),
+        ];
+        own.extend(further.map(|(name, value): (&str, Value)| (name.to_owned(), value)));
         json!({
-            "model_id": model,
+            "model_id": own.get("model"),
             "elapsed_time": self.elapsed.as_secs_f64(),
             "num_requests": self.requests,
             "total_num_tokens": self.total_tokens(),
             "requests_per_second": self.per_second(self.requests),
             "tokens_per_second": self.per_second(self.total_tokens()),
-            "octet": {
-                "output_tokens_per_second": self.per_second(self.output_tokens),
-                "total_prompt_tokens": self.prompt_tokens,
-                "total_output_tokens": self.output_tokens,
-                "cached_prompt_tokens": self.cached_tokens,
-                "preemptions": self.preemptions,
-            },
+            "octet": own,
         })
     }
 }
@@ -244,7 +248,7 @@ Total num output tokens:  60
 
     #[test]
     fn json_has_vllms_keys_and_ours() {
-        let json = finished().to_json("m");
+        let json = finished().to_json(Map::from_iter([("model".to_owned(), json!("m"))]));
         assert_eq!((&json["model_id"], &json["num_requests"]), (&json!("m"), &json!(10)));
         assert_eq!((&json["elapsed_time"], &json["total_num_tokens"]), (&json!(4.0), &json!(160)));
         assert_eq!((&json["requests_per_second"], &json["tokens_per_second"]), (&json!(2.5), &json!(40.0)));

@@ -129,11 +129,8 @@ fn endpoint(arguments: &ServeArgs) -> Result<&str> {
 fn headers(arguments: &ServeArgs) -> Vec<(String, String)> {
     let mut headers = arguments.header.clone();
     let has_key = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
-    if let (false, Ok(key)) = (has_key, std::env::var("OPENAI_API_KEY")) {
-        if !key.is_empty() {
-            headers.push(("authorization".to_owned(), format!("Bearer {key}")));
-        }
-    }
+    let key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty() && !has_key);
+    headers.extend(key.map(|key| ("authorization".to_owned(), format!("Bearer {key}"))));
     headers
 }
 
