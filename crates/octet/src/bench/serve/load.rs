@@ -69,20 +69,20 @@ struct Crew<'a, T, W> {
 impl<T: Send, W: Fn(usize) -> T + Sync> Crew<'_, T, W> {
     /// Starts a thread if nobody waits for the next arrival and one more is allowed.
     fn recruit<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
-        if self.waiting.load(Ordering::Acquire) > 0 || self.threads.load(Ordering::Acquire) >= self.limit {
+        if self.waiting.load(Ordering::Acquire) > 0 {
             return;
         }
-        // It counts as waiting from now on, so that nobody else starts one for the same arrival.
+        // It counts before it runs: it may want to recruit before the operating system lets this thread go on.
+        let one_more = |threads| (threads < self.limit).then_some(threads + 1);
+        if self.threads.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_err() {
+            return;
+        }
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let thread = Builder::new().name("octet-request".to_owned()).stack_size(STACK_BYTES);
-        match thread.spawn_scoped(scope, || self.labour(scope)) {
-            Ok(_) => {
-                self.threads.fetch_add(1, Ordering::AcqRel);
-            }
-            Err(error) => {
-                self.waiting.fetch_sub(1, Ordering::AcqRel);
-                *locked(&self.fault) = Some(error);
-            }
+        if let Err(error) = thread.spawn_scoped(scope, || self.labour(scope)) {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.threads.fetch_sub(1, Ordering::AcqRel);
+            *locked(&self.fault) = Some(error);
         }
     }
 
