@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use octet_backend::Backend;
+use octet_backend::{Backend, DataType};
 use octet_cpu::CpuBackend;
 use octet_engine::{EngineConfig, EngineHandle, EngineThread};
 use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel, Runner};
@@ -27,6 +27,19 @@ pub(crate) struct Ready {
     pub(crate) config: ModelConfig,
     /// Bytes of weights that every step reads: all but an embedding table that is only looked up.
     pub(crate) step_weight_bytes: usize,
+    /// In what weights and cached keys and values are held.
+    pub(crate) precision: Precision,
+}
+
+/// Element types of a loaded model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Precision {
+    /// Of weights that are not quantised.
+    pub(crate) weights: DataType,
+    /// How the others are quantised.
+    pub(crate) quantization: Option<&'static str>,
+    /// Of the KV cache.
+    pub(crate) kv_cache: DataType,
 }
 
 impl Ready {
@@ -100,8 +113,13 @@ fn load_here(
     let table_bytes = config.vocabulary * config.hidden * loaded.weight_type().bytes();
     let looked_up_only = !config.tied_embeddings || arguments.quantize_head;
     let step_weight_bytes = loaded.weight_bytes() - if looked_up_only { table_bytes } else { 0 };
+    let precision = Precision {
+        weights: loaded.weight_type(),
+        quantization: loaded.quantization(),
+        kv_cache: loaded.kv_type(),
+    };
     let runner = loaded.into_runner(plan.limits())?;
-    Ok(Ready { runner, engine, plan, config, step_weight_bytes })
+    Ok(Ready { runner, engine, plan, config, step_weight_bytes, precision })
 }
 
 /// A progress bar on terminals; silent elsewhere.

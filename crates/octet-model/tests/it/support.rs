@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use octet_backend::{Backend, Batch};
-use octet_cpu::{CpuBackend, CpuOptions, PoolOptions, ThreadBinding};
+use octet_cpu::{CpuBackend, CpuOptions, Isa, PoolOptions, ThreadBinding};
 use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 use octet_model::{LoadOptions, LoadedModel, ModelError, ModelSource, Runner, RunnerLimits, WeightType};
 use octet_reference::ReferenceBackend;
@@ -135,8 +135,17 @@ impl Draft {
 
     /// Loads it onto the CPU backend.
     pub(crate) fn load_on_cpu(&self, options: LoadOptions) -> Result<LoadedModel<CpuBackend>, ModelError> {
+        self.load_on(cpu(), options)
+    }
+
+    /// Loads it onto a backend.
+    pub(crate) fn load_on<B: Backend>(
+        &self,
+        backend: B,
+        options: LoadOptions,
+    ) -> Result<LoadedModel<B>, ModelError> {
         let folder = self.write();
-        load_on(cpu(), folder.path(), options)
+        load_on(backend, folder.path(), options)
     }
 
     /// The error that loading gives.
@@ -147,8 +156,13 @@ impl Draft {
 
 /// Two workers wherever the system puts them: tests run side by side.
 pub(crate) fn cpu() -> CpuBackend {
+    cpu_with(Isa::from_environment().unwrap())
+}
+
+/// The CPU backend on one instruction set.
+pub(crate) fn cpu_with(isa: Isa) -> CpuBackend {
     let threads = PoolOptions { workers: Some(2), binding: ThreadBinding::Unbound, reserved_cores: 0 };
-    CpuBackend::new(&CpuOptions { threads, isa: None }).unwrap()
+    CpuBackend::new(&CpuOptions { threads, isa: Some(isa.name().to_owned()) }).unwrap()
 }
 
 pub(crate) fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) {
