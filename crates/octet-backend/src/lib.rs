@@ -16,6 +16,8 @@
 //! 4. Logits are read by [`Backend::map_logits`] on the host, or turned into tokens by [`Backend::sample`] where the
 //!    device does that itself.
 //!
+//! A device with several kernels for a product also implements [`TunableBackend`], by which `gemm` lets a tuner choose.
+//!
 //! Shapes stand in brackets, rows first: `[tokens, hidden]`. Rows are tokens of the flat batch.
 //!
 //! # Architecture invariant
@@ -27,6 +29,7 @@ mod backend;
 mod batch;
 mod data_type;
 mod error;
+mod gemm;
 mod kv_cache;
 mod linear;
 
@@ -37,5 +40,9 @@ pub use backend::{
 pub use batch::{Batch, BatchSequence, StepKey};
 pub use data_type::DataType;
 pub use error::BackendError;
+pub use gemm::{
+    BucketSet, GemmDevice, GemmProblem, GemmRun, ScaleMode, SignatureError, TokenBucket, TunableBackend,
+    Validator,
+};
 pub use kv_cache::{KvCacheSpec, KvScale};
 pub use linear::{LinearPart, LinearSpec, LinearUse, WeightScale, WeightView};
