@@ -134,6 +134,14 @@ impl<E: Executor> Engine<E> {
         }
     }
 
+    /// Lets the executor do a slice of work of its own, if there is no request, and says whether it has more.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn idle(&mut self) -> Result<bool, ExecutorError> {
+        if self.has_work() { Ok(false) } else { self.executor.idle() }
+    }
+
     /// Whether a step would do anything.
     #[must_use]
     pub fn has_work(&self) -> bool {

@@ -71,4 +71,13 @@ pub trait Executor: Send {
     /// # Errors
     /// Only when the device failed; a fault of one request is a [`RowOutcome::Fault`].
     fn execute(&mut self, plan: &StepPlan, output: &mut StepOutput) -> Result<(), ExecutorError>;
+
+    /// Does a slice of work of its own, such as tuning, and says whether there is more. It is called only while no
+    /// request is inside; a request that comes meanwhile waits for the slice's end, so it should take milliseconds.
+    ///
+    /// # Errors
+    /// Only when the device failed.
+    fn idle(&mut self) -> Result<bool, ExecutorError> {
+        Ok(false)
+    }
 }

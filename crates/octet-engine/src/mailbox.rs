@@ -3,7 +3,7 @@
 
 use std::sync::mpsc::SyncSender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::SubmitError;
 use crate::request::{Request, RequestId};
@@ -24,6 +24,8 @@ pub(crate) enum Command {
 pub(crate) enum Wake {
     /// There are commands, or there is work.
     Work,
+    /// Nothing has come for as long as the thread would wait.
+    Idle,
     /// The time to drain is over: abort what is left.
     DeadlinePassed,
     /// Nothing is left and nothing will come.
@@ -126,15 +128,29 @@ impl Mailbox {
     // The side of the engine's thread.
 
     /// Publishes numbers, then swaps the commands into `commands` (which must be empty). Sleeps while there are none
-    /// and `stats` shows neither running nor waiting requests.
-    pub(crate) fn take(&self, stats: &EngineStats, commands: &mut Vec<Command>) -> Wake {
+    /// and `stats` shows neither running nor waiting requests, but no longer than `patience`, if there is one.
+    pub(crate) fn take(
+        &self,
+        stats: &EngineStats,
+        commands: &mut Vec<Command>,
+        patience: Option<Duration>,
+    ) -> Wake {
         debug_assert!(commands.is_empty(), "commands are carried out before new ones are taken");
         let mut state = self.lock();
         state.stats = *stats;
         state.inside = stats.running + stats.waiting + state.queued;
         let busy = stats.running + stats.waiting > 0;
+        let until = patience.and_then(|patience| Instant::now().checked_add(patience));
         while state.commands.is_empty() && !busy && state.admission {
-            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let Some(until) = until else {
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Wake::Idle;
+            }
+            state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         if !state.commands.is_empty() {
             state.queued = 0;
@@ -165,7 +181,6 @@ impl Mailbox {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
 
@@ -177,7 +192,7 @@ mod tests {
             let mailbox = &mailbox;
             scope.spawn(move || {
                 let mut commands = Vec::new();
-                let wake = mailbox.take(&EngineStats::default(), &mut commands);
+                let wake = mailbox.take(&EngineStats::default(), &mut commands, None);
                 woken.send((wake, commands.len())).expect("the test waits");
             });
             let early = wakes.recv_timeout(Duration::from_millis(30));
@@ -188,6 +203,18 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_with_patience_is_told_that_nothing_came() {
+        let (mailbox, mut commands) = (Mailbox::new(EngineStats::default()), Vec::new());
+        let patience = Duration::from_millis(20);
+        let start = Instant::now();
+        let mut take = || mailbox.take(&EngineStats::default(), &mut commands, Some(patience));
+        assert_eq!(take(), Wake::Idle);
+        assert!(start.elapsed() >= patience);
+        mailbox.push(Command::Abort(RequestId(1)));
+        assert_eq!(take(), Wake::Work);
+    }
+
+    #[test]
     fn the_earlier_deadline_holds_and_the_end_comes_when_nothing_is_left() {
         let mailbox = Mailbox::new(EngineStats::default());
         let busy = EngineStats { running: 1, ..EngineStats::default() };
@@ -195,7 +222,7 @@ mod tests {
         mailbox.close_admission(Some(Instant::now()));
         mailbox.close_admission(Some(Instant::now() + Duration::from_secs(30)));
         mailbox.close_admission(None);
-        assert_eq!(mailbox.take(&busy, &mut commands), Wake::DeadlinePassed);
-        assert_eq!(mailbox.take(&EngineStats::default(), &mut commands), Wake::End);
+        assert_eq!(mailbox.take(&busy, &mut commands, None), Wake::DeadlinePassed);
+        assert_eq!(mailbox.take(&EngineStats::default(), &mut commands, None), Wake::End);
     }
 }

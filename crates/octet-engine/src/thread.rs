@@ -14,6 +14,10 @@ use crate::handle::EngineHandle;
 use crate::mailbox::{Command, Mailbox, Wake};
 use crate::request::{Event, Request, RequestFault};
 
+/// How long there must be nothing to do before the executor may turn to work of its own: the next request of a
+/// conversation or a benchmark should not meet the first slice of it.
+const IDLE_AFTER: Duration = Duration::from_millis(250);
+
 /// How an engine's thread ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EngineExit {
@@ -89,8 +93,13 @@ fn serve<E: Executor>(
 ) -> Result<(), String> {
     let start = Instant::now();
     let clock = || start.elapsed();
+    let mut patience = Some(IDLE_AFTER);
     loop {
-        match mailbox.take(&engine.stats(), commands) {
+        match mailbox.take(&engine.stats(), commands, patience) {
+            Wake::Idle => {
+                let has_more = engine.idle().map_err(|error| error.to_string())?;
+                patience = has_more.then_some(Duration::ZERO);
+            }
             Wake::End => return Ok(()),
             Wake::DeadlinePassed => engine.abort_all(),
             Wake::Work => {
@@ -103,6 +112,7 @@ fn serve<E: Executor>(
         }
         if engine.has_work() {
             engine.step(&clock).map_err(|error| error.to_string())?;
+            patience = Some(IDLE_AFTER);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! written there, reads it back the way attention would, and samples tokens that depend on all that was read.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub(crate) struct Fake {
     pub(crate) panics_at: Option<usize>,
     /// Each step takes this long.
     pub(crate) delay: Duration,
+    /// Slices of work of its own that are left, by which it tells a test how far it is.
+    pub(crate) idle_slices: Arc<AtomicUsize>,
 }
 
 impl Fake {
@@ -70,6 +73,7 @@ impl Fake {
             fails_at: None,
             panics_at: None,
             delay: Duration::ZERO,
+            idle_slices: Arc::default(),
         }
     }
 
@@ -159,6 +163,14 @@ impl Fake {
 }
 
 impl Executor for Fake {
+    fn idle(&mut self) -> Result<bool, ExecutorError> {
+        assert!(self.slots.is_empty(), "a request is inside");
+        let left = self.idle_slices.load(Ordering::SeqCst).saturating_sub(1);
+        self.idle_slices.store(left, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(left > 0)
+    }
+
     fn admit(&mut self, slot: Slot, sampling: &SamplingParams, prompt: &[u32]) {
         assert!((slot.0 as usize) < self.config.max_num_seqs, "slots are below max_num_seqs");
         let state = SlotState {

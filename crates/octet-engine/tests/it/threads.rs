@@ -1,5 +1,7 @@
 //! The engine on its thread: submissions, limits, shutdown, faults, and sleep.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use octet_engine::{
@@ -138,5 +140,22 @@ fn an_idle_engine_answers() {
     assert_eq!((stats.waiting, stats.generation_tokens, stats.steps), (0, 5, 5));
     assert!(handle.reset_prefix_cache());
     drop(handle);
+    assert_eq!(thread.join(), EngineExit::Stopped);
+}
+
+#[test]
+fn an_executor_has_the_idle_time_and_requests_come_first() {
+    let slices = Arc::new(AtomicUsize::new(100_000));
+    let (handle, thread) = start(|fake| fake.idle_slices = Arc::clone(&slices));
+    let left = || slices.load(Ordering::SeqCst);
+    wait_for(|| left() < 99_990);
+    let (_, record) = submit(&handle, 5);
+    wait_for(|| record.finish().is_some());
+    assert!(left() > 1000, "the request did not wait for all of it");
+    let then = left();
+    wait_for(|| left() < then);
+    slices.store(1, Ordering::SeqCst);
+    wait_for(|| left() == 0);
+    handle.shutdown(Duration::ZERO);
     assert_eq!(thread.join(), EngineExit::Stopped);
 }
