@@ -12,12 +12,13 @@ use crate::isa::Isa;
 use crate::kernels::attention::{Attention, AttentionCall};
 use crate::kernels::cache::CpuKvCache;
 use crate::kernels::embed::embed;
-use crate::kernels::linear::{self, LinearContext, LinearScratch, PackedLinear};
+use crate::kernels::linear::{self, LinearContext, LinearScratch, PackedLinear, Schedule};
 use crate::kernels::norm::{NormOperands, rms_norm};
 use crate::kernels::rotary::{RopeTable, RotaryOperands, rotary_and_cache};
 use crate::kernels::rows::SharedRows;
 use crate::kernels::{for_rows, storage};
 use crate::memory::{AlignedBuffer, device_memory};
+use crate::tuning::{Choices, FamilyId, problem_of};
 use crate::{CpuError, Floor, Pool, PoolOptions};
 
 /// How to start the backend.
@@ -39,16 +40,36 @@ pub struct CpuTensor {
 impl CpuTensor {
     /// Holds an operand to its operation.
     #[track_caller]
-    fn check(&self, what: &str, rows: usize, columns: usize) {
+    pub(crate) fn check(&self, what: &str, rows: usize, columns: usize) {
         check_operand(what, [self.rows, self.columns], rows, columns);
+    }
+
+    /// All values, row-major.
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// All values, to be changed.
+    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
     }
 }
 
 /// A parameter vector.
 pub struct CpuVector(AlignedBuffer<f32>);
 
-/// A packed weight.
-pub struct CpuLinear(PackedLinear);
+/// A packed weight, and which choices of schedules are its own.
+pub struct CpuLinear(PackedLinear, FamilyId);
+
+impl CpuLinear {
+    pub(crate) fn packed(&self) -> &PackedLinear {
+        &self.0
+    }
+
+    pub(crate) fn family(&self) -> FamilyId {
+        self.1
+    }
+}
 
 /// A rotary embedding: its table's number in the backend, which computes angles once a step for all layers.
 pub struct CpuRope(usize);
@@ -68,6 +89,10 @@ pub struct CpuBackend {
     ropes: Vec<RopeTable>,
     linear_scratch: LinearScratch,
     attention: Attention,
+    /// What tuning chose.
+    pub(crate) choices: Choices,
+    /// What the machine can do, once it was asked for.
+    pub(crate) floor: Option<Floor>,
 }
 
 impl CpuBackend {
@@ -91,6 +116,8 @@ impl CpuBackend {
             step: 0,
             workspace_rows: 0,
             ropes: Vec::new(),
+            choices: Choices::default(),
+            floor: None,
         })
     }
 
@@ -108,8 +135,14 @@ impl CpuBackend {
         Floor::measure(&self.pool, self.isa)
     }
 
-    fn linear_context(&mut self) -> LinearContext<'_> {
-        LinearContext { pool: &self.pool, isa: self.isa, scratch: &mut self.linear_scratch }
+    /// The instruction set.
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// What a product runs on, by a schedule or by its default.
+    pub(crate) fn linear_context(&mut self, schedule: Option<Schedule>) -> LinearContext<'_> {
+        LinearContext { pool: &self.pool, isa: self.isa, scratch: &mut self.linear_scratch, schedule }
     }
 
     /// Normalises the first `rows` rows.
@@ -140,11 +173,12 @@ impl CpuBackend {
         output: &mut CpuTensor,
         accumulate: bool,
     ) -> Result<(), BackendError> {
+        let schedule = self.choices.get(weight.1, rows);
         let weight = &weight.0;
         input.check("the linear's input", rows, weight.columns());
         output.check("the linear's output", rows, weight.output_columns());
         let (input, output) = (&input.values, &mut output.values);
-        linear::linear(&mut self.linear_context(), weight, input, rows, output, accumulate)
+        linear::linear(&mut self.linear_context(schedule), weight, input, rows, output, accumulate)
     }
 
     /// Holds queries, keys and values to the cache that they meet, and the batch's blocks too.
@@ -196,7 +230,8 @@ impl Backend for CpuBackend {
     }
 
     fn load_linear(&mut self, spec: LinearSpec, parts: &[LinearPart<'_>]) -> Result<CpuLinear, BackendError> {
-        PackedLinear::pack(&self.pool, self.isa, &spec, parts).map(CpuLinear)
+        let packed = PackedLinear::pack(&self.pool, self.isa, &spec, parts)?;
+        Ok(CpuLinear(packed, self.choices.family(&problem_of(&spec, parts))))
     }
 
     fn linear_bytes(&self, linear: &CpuLinear) -> usize {
@@ -270,11 +305,13 @@ impl Backend for CpuBackend {
         input: &CpuTensor,
         output: &mut CpuTensor,
     ) -> Result<(), BackendError> {
-        let (rows, weight) = (self.batch.rows(), &weight.0);
+        let rows = self.batch.rows();
+        let schedule = self.choices.get(weight.1, rows);
+        let weight = &weight.0;
         input.check("the gated linear's input", rows, weight.columns());
         output.check("the gated linear's output", rows, weight.output_columns());
         let (input, output) = (&input.values, &mut output.values);
-        linear::gated_linear(&mut self.linear_context(), weight, activation, input, rows, output)
+        linear::gated_linear(&mut self.linear_context(schedule), weight, activation, input, rows, output)
     }
 
     fn rotary_and_cache(

@@ -7,6 +7,7 @@
 //! - [`Pool`] keeps pinned workers that spin between the operations of a step and park when there is nothing to do.
 //! - `kernels/linear` multiplies packed weights, `kernels/attention` reads the paged cache, and the rest of `kernels`
 //!   is a file for each operation.
+//! - `tuning` offers schedules of products to a tuner and keeps what was chosen.
 //! - `memory` has aligned buffers on huge pages, and the limits of the control group.
 //!
 //! # The life of a backend
@@ -32,6 +33,7 @@ mod kernels;
 mod memory;
 mod simd;
 mod threads;
+mod tuning;
 
 pub use backend::{CpuBackend, CpuLinear, CpuOptions, CpuRope, CpuTensor, CpuVector};
 pub use error::CpuError;

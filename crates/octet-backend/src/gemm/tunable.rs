@@ -52,8 +52,12 @@ pub trait TunableBackend: Backend {
     /// The product that a weight is part of when it meets so many tokens.
     fn gemm_problem(&self, linear: &Self::Linear, tokens: usize) -> GemmProblem;
 
+    /// The same product as this device computes it, which may keep other types of activations; none if it cannot hold
+    /// such a weight. For problems that came from elsewhere.
+    fn gemm_equivalent(&self, problem: &GemmProblem) -> Option<GemmProblem>;
+
     /// Names of the ways to solve a problem. The first is `Default`: what happens without tuning. Names are stable and
-    /// have no commas.
+    /// have no commas. None for a problem that the device does not have.
     fn gemm_solutions(&self, problem: &GemmProblem) -> Vec<String>;
 
     /// Multiplies once, waits for the end, and returns how long it took. Choices do not matter to it.

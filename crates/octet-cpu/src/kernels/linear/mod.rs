@@ -1,7 +1,7 @@
 //! Products with weights: `output = input · weightᵀ`, for any number of rows, with equal results to the bit.
 //!
 //! - `weight`: what a weight looks like once packed; `pack`: how it gets there;
-//! - `schedule`: what may be chosen about a product, which `plan` turns into tasks; `finish`: how sums become outputs;
+//! - `schedule`: what may be chosen about a product (`candidates`: from what), which `plan` turns into tasks; `finish`: how sums become outputs;
 //! - `vectors`: products by vectors. `format`: how bytes of each storage type become factors in registers; `tile`: the
 //!   innermost loop; `multiply`: a task of a worker, made of tiles; `input`: inputs in the order in which tiles read
 //!   them;
@@ -10,6 +10,7 @@
 //! One row is bound by memory: several panels stream through registers at once. Many rows are bound by arithmetic: a
 //! panel's block is widened once and multiplied by all tiles of rows. The path in between is the same code.
 
+mod candidates;
 mod finish;
 mod format;
 mod input;
@@ -28,7 +29,7 @@ mod tests;
 use octet_backend::{Activation, BackendError, LinearUse};
 
 use self::finish::Finish;
-use self::schedule::{MOST_BLOCK_COLUMNS, Schedule};
+use self::schedule::MOST_BLOCK_COLUMNS;
 use self::weight::Form;
 use crate::isa::Isa;
 use crate::memory::AlignedBuffer;
@@ -36,6 +37,8 @@ use crate::simd::LANES;
 use crate::simd::tiles::{TILE_FLOATS, WIDENED_BYTES};
 use crate::threads::Pool;
 
+pub(crate) use self::candidates::{DEFAULT, can_pack, candidates};
+pub(crate) use self::schedule::Schedule;
 pub(crate) use self::weight::{Encoding, PackedLinear};
 
 /// Floats of a worker's own memory for widened weights (a block of columns of two panels in 32 bits, or of four in
@@ -149,6 +152,8 @@ pub(crate) struct LinearContext<'a> {
     pub isa: Isa,
     /// Working memory.
     pub scratch: &'a mut LinearScratch,
+    /// How products are cut up, if not by default.
+    pub schedule: Option<Schedule>,
 }
 
 /// `output [rows, out] = input [rows, in] · weightᵀ + bias`, added to what `output` holds if `accumulate`.
@@ -206,7 +211,8 @@ fn product(
     finish: Finish,
 ) -> Result<(), BackendError> {
     let rows = input.len() / weight.columns();
-    let schedule = Schedule::default_for(weight, rows, context.pool.workers());
+    let default = || Schedule::default_for(weight, rows, context.pool.workers());
+    let schedule = context.schedule.unwrap_or_else(default);
     match weight.arithmetic.form {
         Form::Vectors => vectors::product(context, weight, &schedule, (input, output), finish),
         Form::Tiles => matrix::product(context, weight, &schedule, (input, output), finish),

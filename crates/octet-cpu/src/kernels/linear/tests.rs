@@ -102,9 +102,19 @@ impl Bench {
     }
 
     fn linear(&mut self, isa: Isa, weight: &PackedLinear, input: &[f32]) -> Vec<f32> {
+        self.scheduled(isa, weight, input, None)
+    }
+
+    fn scheduled(
+        &mut self,
+        isa: Isa,
+        weight: &PackedLinear,
+        input: &[f32],
+        schedule: Option<Schedule>,
+    ) -> Vec<f32> {
         let rows = input.len() / weight.columns();
         let mut output = vec![f32::NAN; rows * weight.output_columns()];
-        let mut context = LinearContext { pool: &self.pool, isa, scratch: &mut self.scratch };
+        let mut context = LinearContext { pool: &self.pool, isa, scratch: &mut self.scratch, schedule };
         if weight.usage == LinearUse::Gated {
             gated_linear(&mut context, weight, Activation::Silu, input, rows, &mut output).unwrap();
         } else {
@@ -280,7 +290,8 @@ fn parts_scales_bias_and_accumulation() {
                 assert!(error <= 1e-6 * magnitude, "{} row {row}: {found} {sum}", isa.name());
             }
             let mut twice = once.clone();
-            let mut context = LinearContext { pool: &bench.pool, isa, scratch: &mut bench.scratch };
+            let mut context =
+                LinearContext { pool: &bench.pool, isa, scratch: &mut bench.scratch, schedule: None };
             linear(&mut context, &weight, &input, 8, &mut twice, true).unwrap();
             assert!(twice.iter().zip(&once).all(|(twice, once)| *twice == once + once), "{}", isa.name());
         }
@@ -423,4 +434,55 @@ fn infinities_are_found_in_every_type() {
             assert_eq!(found.err(), Some(BackendError::NotFinite { row: 20, column: 9 }), "{data_type}");
         }
     }
+}
+
+#[test]
+fn every_schedule_gives_the_bits_of_the_default() {
+    let (rows, columns): (usize, usize) = (48, 600);
+    let mut bench = Bench::new();
+    let scales = vec![0.5; rows.div_ceil(32) * columns.div_ceil(128)];
+    let blocks = WeightScale::Block { scales: &scales, rows_per_block: 32, columns_per_block: 128 };
+    let cases = [
+        (DataType::BF16, LinearUse::Multiply, WeightScale::None),
+        (DataType::BF16, LinearUse::Gated, WeightScale::None),
+        (E4M3_TYPE, LinearUse::Multiply, WeightScale::Tensor(0.5)),
+        (E4M3_TYPE, LinearUse::Gated, blocks),
+    ];
+    for (case, (data_type, usage, scale)) in cases.into_iter().enumerate() {
+        let matrix = Matrix::random(case, data_type, rows, columns);
+        let parts = vec![matrix.part(scale); if usage == LinearUse::Gated { 2 } else { 1 }];
+        let spec = spec(data_type, usage, None);
+        let problem = crate::tuning::problem_of(&spec, &parts);
+        // The best set, and the form that a machine without tiles only has by its twin.
+        for isa in [Isa::choose(None).unwrap(), Isa::portable_tiles()] {
+            let weight = bench.pack(isa, &spec, &parts);
+            for tokens in [1, 7, 17, 100] {
+                let input = randoms(tokens, tokens * columns);
+                let expected = bench.linear(isa, &weight, &input);
+                for (name, schedule) in candidates(isa, &problem.with_tokens(tokens)) {
+                    let found = bench.scheduled(isa, &weight, &input, Some(schedule));
+                    let equal =
+                        expected.iter().zip(&found).all(|(one, other)| one.to_bits() == other.to_bits());
+                    assert!(equal, "{name} on {} for {tokens} tokens of {problem}", isa.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_schedule_that_is_given_is_the_one_that_is_used() {
+    let matrix = Matrix::random(1, DataType::BF16, 1024, 64);
+    let mut bench = Bench::new();
+    let isa = Isa::choose(None).unwrap();
+    let weight =
+        bench.pack(isa, &spec(DataType::BF16, LinearUse::Multiply, None), &[matrix.part(WeightScale::None)]);
+    let input = randoms(2, 64);
+    bench.linear(isa, &weight, &input);
+    // A task's sums need room by its number of panels.
+    let by_default = bench.scratch.sums.len();
+    let default = Schedule::default_for(&weight, 1, bench.pool.workers());
+    let wide = Schedule { panels_per_task: 4 * default.panels_per_task, ..default };
+    bench.scheduled(isa, &weight, &input, Some(wide));
+    assert_eq!(bench.scratch.sums.len(), 4 * by_default);
 }
