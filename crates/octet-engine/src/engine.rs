@@ -134,6 +134,12 @@ impl<E: Executor> Engine<E> {
         }
     }
 
+    /// Gives the executor back. Requests that are inside get no end, so there should be none.
+    #[must_use]
+    pub fn into_executor(self) -> E {
+        self.executor
+    }
+
     /// Lets the executor do a slice of work of its own, if there is no request, and says whether it has more.
     ///
     /// # Errors

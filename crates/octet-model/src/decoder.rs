@@ -19,6 +19,26 @@ pub(crate) struct Decoder<B: Backend> {
     norm_epsilon: f32,
 }
 
+/// The products with weights of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Product {
+    /// Queries, keys and values.
+    Qkv,
+    /// Attention's output.
+    Output,
+    /// Gate and up projection.
+    GateUp,
+    /// Down projection.
+    Down,
+    /// Logits.
+    Head,
+}
+
+impl Product {
+    /// All of them, in the order of a step.
+    pub(crate) const ALL: [Self; 5] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down, Self::Head];
+}
+
 /// What the device computes with in a step.
 pub(crate) struct Workspace<B: Backend> {
     /// `[tokens, hidden]`.
@@ -77,6 +97,19 @@ impl<B: Backend> Workspace<B> {
     }
 }
 
+impl<B: Backend> Workspace<B> {
+    /// Input and output of a product.
+    pub(crate) fn operands_of(&mut self, product: Product) -> (&mut B::Tensor, &mut B::Tensor) {
+        match product {
+            Product::Qkv => (&mut self.normed, &mut self.qkv),
+            Product::Output => (&mut self.attended, &mut self.residual),
+            Product::GateUp => (&mut self.normed, &mut self.gated),
+            Product::Down => (&mut self.gated, &mut self.residual),
+            Product::Head => (&mut self.gathered_normed, &mut self.logits),
+        }
+    }
+}
+
 impl<B: Backend> Decoder<B> {
     pub(crate) fn new(config: &ModelConfig, weights: Packed<B>) -> Self {
         let attention = config.windows.iter().enumerate().map(|(layer, &sliding_window)| AttentionSpec {
@@ -91,6 +124,24 @@ impl<B: Backend> Decoder<B> {
             activation: config.activation,
             norm_epsilon: config.norm_epsilon,
         }
+    }
+
+    /// The weights of a product, layer by layer.
+    pub(crate) fn weights_of(&self, product: Product) -> impl Iterator<Item = &B::Linear> {
+        let weights = &self.weights;
+        let head = weights.head.as_ref().unwrap_or(&weights.embedding);
+        let of_layer = move |layer| {
+            let layer: &PackedLayer<B> = weights.layers.get(layer)?;
+            match product {
+                Product::Qkv => Some(&layer.qkv),
+                Product::Output => Some(&layer.output),
+                Product::GateUp => Some(&layer.gate_up),
+                Product::Down => Some(&layer.down),
+                Product::Head => None,
+            }
+        };
+        let alone = (product == Product::Head).then_some(head);
+        (0..weights.layers.len()).filter_map(of_layer).chain(alone)
     }
 
     /// Computes the batch up to the last layer: `workspace.residual` holds its output.

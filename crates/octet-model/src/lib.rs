@@ -17,6 +17,8 @@
 //!    allocated after that.
 //! 5. [`Runner`] runs steps: the one decoder (`decoder.rs`) over the flat batch, then `octet-sample` on its logits.
 //!
+//! For a device with several kernels for a product, the runner is also what a tuner drives (`tuning.rs`).
+//!
 //! Nothing here prints: progress is a callback, warnings are values.
 #![forbid(unsafe_code)]
 
@@ -32,6 +34,7 @@ mod options;
 mod quantization;
 mod runner;
 pub mod shapes;
+mod tuning;
 mod weights;
 
 pub use checkpoint::hub::HubModel;

@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use octet_backend::{Backend, BackendError, Batch, KvCacheSpec, SampleRow, StepKey};
+use octet_backend::{Backend, BackendError, Batch, KvCacheSpec, SampleRow, StepKey, TokenBucket};
 use octet_engine::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 use octet_sample::{SampleError, SampledToken, Sampler, SamplingParams, SequenceState};
 
 use crate::decoder::{Decoder, Workspace};
+use crate::tuning::TuningState;
 use crate::{ModelConfig, ModelError};
 
 /// What a runner is built for; all memory is allocated for it at once.
@@ -37,14 +38,17 @@ pub(crate) fn logit_rows(config: &ModelConfig, limits: &RunnerLimits) -> usize {
 
 /// A model on a device, ready to run steps: the engine's executor.
 pub struct Runner<B: Backend> {
-    backend: B,
-    decoder: Decoder<B>,
+    pub(crate) backend: B,
+    pub(crate) decoder: Decoder<B>,
     rope: B::Rope,
     cache: B::KvCache,
-    workspace: Workspace<B>,
+    pub(crate) workspace: Workspace<B>,
     sampling: Sampling,
+    /// Rows of a step.
+    pub(crate) max_batched_tokens: usize,
     /// Rows of logits computed together.
-    logit_rows: usize,
+    pub(crate) logit_rows: usize,
+    pub(crate) tuning: TuningState,
     /// Whether the device samples simple rows; asked once.
     device_samples: bool,
     device_rows: Vec<SampleRow>,
@@ -89,7 +93,9 @@ impl<B: Backend> Runner<B> {
             cache,
             workspace,
             sampling,
+            max_batched_tokens: limits.max_batched_tokens,
             logit_rows,
+            tuning: TuningState::default(),
             device_samples: true,
             device_rows: Vec::with_capacity(logit_rows),
             device_tokens: Vec::with_capacity(logit_rows),
@@ -124,7 +130,11 @@ impl<B: Backend> Runner<B> {
 
     /// Computes a batch, and the logits of the first piece of its output rows in the same recorded step.
     fn step(&mut self, batch: &Batch, piece: Range<usize>) -> Result<(), BackendError> {
-        let Self { backend, decoder, rope, cache, workspace, .. } = self;
+        let Self { backend, decoder, rope, cache, workspace, tuning, .. } = self;
+        tuning.met_by_layers.insert(TokenBucket::of(batch.rows()));
+        if !piece.is_empty() {
+            tuning.met_by_head.insert(TokenBucket::of(piece.len()));
+        }
         backend.begin_step(batch)?;
         backend.run_step(StepKey::of(batch), &mut |backend| {
             decoder.forward(backend, rope, cache, workspace)?;
@@ -169,6 +179,7 @@ impl<B: Backend> Runner<B> {
             self.sample(&plan.outputs[first], output)?;
         }
         for piece in pieces {
+            self.tuning.met_by_head.insert(TokenBucket::of(piece.len()));
             self.decoder.logits(&mut self.backend, &mut self.workspace, piece.clone())?;
             self.sample(&plan.outputs[piece], output)?;
         }

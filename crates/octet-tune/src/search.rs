@@ -392,11 +392,14 @@ impl Search {
 
     /// The result of what was measured.
     fn conclude(&mut self) -> SearchStep {
-        let is_complete = self.rounds() >= MEANINGFUL_ROUNDS.min(self.settings.limits.iterations.max(1))
-            || self
-                .candidates
-                .iter()
-                .any(|it| it.is_running && it.is_spent(&self.settings.limits) && !it.samples.is_empty());
+        let limits = self.settings.limits;
+        let enough = match limits.iterations {
+            0 => MEANINGFUL_ROUNDS,
+            most => MEANINGFUL_ROUNDS.min(most),
+        };
+        // A run that takes longer than a solution may take in all is all that there is to know.
+        let is_spent = |it: &Candidate| it.is_running && it.is_spent(&limits) && !it.samples.is_empty();
+        let is_complete = self.rounds() >= enough || self.candidates.iter().any(is_spent);
         let time = |candidate: &Candidate| match candidate.verdict {
             Verdict::Refused(_) | Verdict::Untried => None,
             Verdict::Measured if is_complete => median(&candidate.samples),

@@ -41,6 +41,8 @@ pub struct Store {
     validators: Vec<Validator>,
     state: FileState,
     results: Results,
+    /// Results that were found in the file, whether they hold here or not.
+    found: usize,
     notes: Vec<Note>,
     /// Set once the file could not be written: it is not tried again.
     is_read_only: bool,
@@ -56,6 +58,7 @@ impl Store {
             validators,
             state: FileState::Missing,
             results: Results::default(),
+            found: 0,
             notes: Vec::new(),
             is_read_only: false,
         };
@@ -70,6 +73,7 @@ impl Store {
     /// Takes a file's contents if they hold here.
     fn take(&mut self, parsed: Parsed) {
         self.notes = parsed.notes;
+        self.found = parsed.results.len();
         match first_mismatch(&parsed.validators, &self.validators) {
             Some(mismatch) => self.state = FileState::Rejected(mismatch),
             None => {
@@ -89,6 +93,12 @@ impl Store {
     #[must_use]
     pub fn state(&self) -> &FileState {
         &self.state
+    }
+
+    /// How many results the file had, whether they hold here or not.
+    #[must_use]
+    pub fn found(&self) -> usize {
+        self.found
     }
 
     /// Lines that were skipped.
