@@ -2,7 +2,8 @@
 //!
 //! - `cli/` is what was typed; `settings.rs` makes of it what is meant, once.
 //! - `start.rs` brings a model up: backend, weights, memory plan, engine; `report.rs` says what it found.
-//! - `serve.rs`, `bench/` and `terminal.rs` (with `client/`) are the subcommands.
+//! - `serve.rs`, `bench/`, `tune.rs` and `terminal.rs` (with `client/`) are the subcommands; `tuning/` is what they do
+//!   about the kernels of matrix products.
 
 mod bench;
 mod cli;
@@ -14,6 +15,8 @@ mod settings;
 mod shipped;
 mod start;
 mod terminal;
+mod tune;
+mod tuning;
 
 use std::process::ExitCode;
 
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os());
     let outcome = match cli.command {
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
         Command::Bench(cli::bench::BenchCommand::Latency(arguments)) => bench::latency(&arguments),
         Command::Bench(cli::bench::BenchCommand::Serve(arguments)) => bench::serve::run(&arguments),
         Command::Bench(cli::bench::BenchCommand::Throughput(arguments)) => bench::throughput::run(&arguments),

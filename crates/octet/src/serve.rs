@@ -17,6 +17,7 @@ use octet_text::{ChatTemplate, ContentFormat, Tokenizer};
 use crate::cli::serve::{self as typed, ServeArgs};
 use crate::settings::{self, Source};
 use crate::start::{self, Ready};
+use crate::tuning::GemmPlan;
 use crate::{logging, report};
 
 /// Serves until a signal or a fault of the engine ends it.
@@ -41,6 +42,7 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<()> {
 /// Whatever keeps the model from being served.
 pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
     let mut config = server_config(arguments)?;
+    let plan = GemmPlan::new(&arguments.gemm)?;
     // A taken port is known before minutes are spent on loading.
     let socket = octet_server::bind(&config)?;
     let source =
@@ -56,6 +58,7 @@ pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
     let template = template(arguments, &tokenizer)?;
     let prefix_caching = !arguments.engine.no_enable_prefix_caching;
     let mut ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+    ready.tune(plan)?;
     ready.engine.max_queued = arguments.max_queued_requests;
     config.cache_config = cache_labels(&ready, arguments);
     let text = TextSide { tokenizer, template, generation };

@@ -2,23 +2,27 @@
 
 use std::panic::resume_unwind;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use octet_backend::{Backend, DataType};
 use octet_cpu::CpuBackend;
 use octet_engine::{EngineConfig, EngineHandle, EngineThread};
-use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel, Runner};
+use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel};
 
 use crate::cli::EngineArgs;
 use crate::report;
 use crate::settings::{self, Source};
+use crate::tuning::{GemmPlan, TunedRunner};
+
+/// The longest that a server tunes before it is ready, unless said otherwise.
+const SERVER_BUDGET: Duration = Duration::from_secs(60);
 
 /// A model that is ready to run, and what was found out on the way.
 pub(crate) struct Ready {
     /// Runs steps.
-    pub(crate) runner: Runner<CpuBackend>,
+    pub(crate) runner: TunedRunner,
     /// For the engine that will plan them.
     pub(crate) engine: EngineConfig,
     /// Where the memory went.
@@ -43,6 +47,24 @@ pub(crate) struct Precision {
 }
 
 impl Ready {
+    /// Uses tuned kernels for a server, and measures what is missing if that was asked for. On a thread of its own, as
+    /// [`load`] is.
+    ///
+    /// # Errors
+    /// A file to import that cannot be, and a fault of the device.
+    pub(crate) fn tune(&mut self, plan: GemmPlan) -> Result<()> {
+        let (tokens, sequences) = (self.engine.max_num_batched_tokens, self.engine.max_num_seqs);
+        let runner = &mut self.runner;
+        let tune = move || {
+            runner.begin_tuning(plan.within(SERVER_BUDGET))?;
+            runner.tune_for_serving(tokens, sequences)
+        };
+        thread::scope(|scope| {
+            let tuner = thread::Builder::new().name("octet-tune".to_owned()).spawn_scoped(scope, tune);
+            tuner.context("no thread to tune the model")?.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
     /// Starts the engine on a thread of its own.
     ///
     /// # Errors
@@ -118,7 +140,7 @@ fn load_here(
         quantization: loaded.quantization(),
         kv_cache: loaded.kv_type(),
     };
-    let runner = loaded.into_runner(plan.limits())?;
+    let runner = TunedRunner::new(loaded.into_runner(plan.limits())?);
     Ok(Ready { runner, engine, plan, config, step_weight_bytes, precision })
 }
 

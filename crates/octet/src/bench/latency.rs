@@ -11,6 +11,9 @@ use super::progress::Progress;
 use super::random::Random;
 use super::{progress_bar, sampling};
 
+/// Ids of a probe's requests: other than those of the benchmark.
+const PROBE_IDS: u64 = 1 << 60;
+
 /// Prompts are of ids below this, as vLLM's are.
 const PROMPT_ID_LIMIT: u32 = 10_000;
 
@@ -115,6 +118,25 @@ pub(crate) fn run<E: Executor>(
     Ok(LatencyRun { shape, iterations, preemptions })
 }
 
+/// Tokens of each sequence of a probe: enough for steps of every kind that a whole batch has.
+const PROBE_TOKENS: usize = 4;
+
+/// Runs the beginning of a batch, so that whoever watches the executor sees which steps a whole one has.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn probe<E: Executor>(
+    engine: &mut Engine<E>,
+    shape: LatencyShape,
+    clock: &dyn Fn() -> Duration,
+) -> Result<()> {
+    shape.validate(engine.config().longest_sequence())?;
+    let shape = LatencyShape { output_len: shape.output_len.min(PROBE_TOKENS), ..shape };
+    let mut bench = Bench { engine, shape, clock, prompts: random_prompts(&shape), next_id: PROBE_IDS };
+    bench.iterate(&ProgressBar::hidden())?;
+    Ok(())
+}
+
 struct Bench<'a, E> {
     engine: &'a mut Engine<E>,
     shape: LatencyShape,
@@ -130,6 +152,8 @@ impl<E: Executor> Bench<'_, E> {
         let bar = progress_bar(tokens * count as u64);
         let mut iterations = Vec::with_capacity(count);
         for index in 0..count {
+            // Nothing, unless tuning was asked for and a batch met what the one before had not.
+            while self.engine.idle()? {}
             bar.set_message(format!("{name} {}/{count}", index + 1));
             let iteration = self.iterate(&bar);
             if iteration.is_err() {

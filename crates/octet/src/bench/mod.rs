@@ -7,7 +7,7 @@
 //!   engine's events; `random.rs` and `statistics.rs` are what all of them count on.
 
 mod dataset;
-mod latency;
+pub(crate) mod latency;
 mod progress;
 mod random;
 mod report;
@@ -19,7 +19,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use octet_cpu::{Isa, Pool};
 use octet_engine::Engine;
@@ -30,6 +30,7 @@ use serde_json::{Map, Value};
 use crate::cli::bench::LatencyArgs;
 use crate::settings::{self, Source};
 use crate::start::{self, Precision, Ready};
+use crate::tuning::{GemmMode, GemmPlan};
 use latency::LatencyShape;
 use report::{Floor, LatencyReport, WorkPerStep};
 
@@ -38,11 +39,18 @@ use report::{Floor, LatencyReport, WorkPerStep};
 /// # Errors
 /// Whatever keeps the model from running, and a file that cannot be written.
 pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
+    let plan = GemmPlan::new(&arguments.gemm)?;
+    if plan.mode == GemmMode::Background {
+        bail!(
+            "--gemm-tuning background is for a server's idle time, and a benchmark has none; --gemm-tuning tune tunes first"
+        );
+    }
     let source = Source::new(arguments.model.as_deref(), &arguments.engine)?;
     let resolved = start::resolve(&source, &arguments.engine)?;
     // As in vLLM, the same prompts run again and again: cached prefixes would hide the prefill.
     let prefix_caching = arguments.engine.enable_prefix_caching;
-    let ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+    let mut ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+    ready.runner.begin_tuning(plan)?;
     let (work, precision) = (work_per_step(&ready), ready.precision);
     let shape = LatencyShape {
         batch_size: arguments.batch_size,
@@ -54,8 +62,17 @@ pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
         vocabulary: ready.config.vocabulary,
         seed: arguments.engine.seed,
     };
+    let tunes = ready.runner.mode() == GemmMode::Tune;
+    if let Some((session, _)) = ready.runner.session().filter(|_| tunes) {
+        session.show_bar();
+    }
     let mut engine = Engine::new(ready.engine, ready.runner)?;
     let start = Instant::now();
+    if tunes {
+        // What the benchmark meets is tuned before it counts.
+        latency::probe(&mut engine, shape, &|| start.elapsed())?;
+        while engine.idle()? {}
+    }
     let run = latency::run(&mut engine, shape, &|| start.elapsed())?;
     drop(engine);
     let report = LatencyReport::new(run, work, floor(arguments)?);

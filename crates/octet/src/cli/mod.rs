@@ -6,6 +6,7 @@ mod sizes;
 pub(crate) mod bench;
 pub(crate) mod serve;
 pub(crate) mod terminal;
+pub(crate) mod tuning;
 
 use std::ffi::OsString;
 
@@ -30,6 +31,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve a model over OpenAI's HTTP API.
     Serve(Box<serve::ServeArgs>),
+    /// Find the fastest kernels for a model's matrix products, ahead of time.
+    Tune(Box<tuning::TuneArgs>),
     /// Measure a model on this machine.
     #[command(subcommand)]
     Bench(bench::BenchCommand),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::tuning::GemmArgs;
 use super::{EngineArgs, parse_bytes, parse_count};
 
 /// Serve a model over OpenAI's HTTP API.
@@ -18,6 +19,9 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+
+    #[command(flatten)]
+    pub(crate) gemm: GemmArgs,
 
     /// Address to listen at; all interfaces by default.
     #[arg(long, default_value = "0.0.0.0", help_heading = "Server")]

@@ -9,3 +9,4 @@ mod house;
 mod program;
 mod requests;
 mod style;
+mod tuning;

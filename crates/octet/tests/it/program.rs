@@ -38,6 +38,19 @@ pub(crate) fn serve_shipped(program: &Path, cache_folder: &Path) -> Server {
     Server::launch(&mut command)
 }
 
+/// The program with arguments and variables in a folder, its output to be read.
+pub(crate) fn command_in(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
+    command.args(arguments).current_dir(folder).envs(variables.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Serves a model from a folder, where it finds and leaves files.
+pub(crate) fn launch_in(folder: &Path, model: &Path, options: &[&str]) -> Server {
+    Server::launch(serve(model, options).current_dir(folder))
+}
+
 /// Waits for the end of a process; one that does not end is killed, and the test fails.
 fn wait(child: &mut Child) -> ExitStatus {
     let begun = Instant::now();
@@ -61,7 +74,7 @@ pub(crate) struct Ended {
 }
 
 /// Waits for the end of a process that writes text.
-fn finish(mut child: Child) -> Ended {
+pub(crate) fn finish(mut child: Child) -> Ended {
     let read = |stream: Option<Box<dyn Read + Send>>| {
         thread::spawn(move || {
             let mut text = String::new();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::tuning::GemmArgs;
 use crate::cli::{EngineArgs, parse_count};
 
 /// Latency of whole batches of random prompts.
@@ -16,6 +17,9 @@ pub(crate) struct LatencyArgs {
 
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+
+    #[command(flatten)]
+    pub(crate) gemm: GemmArgs,
 
     /// Tokens of each prompt.
     #[arg(long, default_value = "32", value_parser = parse_count, help_heading = "Work")]
