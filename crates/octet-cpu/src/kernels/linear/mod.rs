@@ -112,6 +112,10 @@ impl WorkerMemory {
     ///
     /// # Safety
     /// The scratch memory outlives the result and has as many sums; the worker uses it for one task at a time.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the caller promises that a worker's parts are used once at a time"
+    )]
     unsafe fn of(&self, worker: usize) -> (&mut [f32], &mut [f32]) {
         // SAFETY: the caller's promise, and workers' parts are disjoint.
         unsafe {
