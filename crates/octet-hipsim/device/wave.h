@@ -121,9 +121,6 @@ static inline int hipsim_exchange_by(unsigned site, hipsim_exchange exchange, vo
     return exchange.result;
 }
 
-#define __builtin_amdgcn_mov_dpp8(value, selectors)                                                           \
-    ((unsigned)hipsim_exchange_by(HIPSIM_SITE, hipsim_exchange{(int)(value), 0, 0, (selectors), 0, false},    \
-                                  hipsim_apply_dpp8))
 #define __builtin_amdgcn_ds_bpermute(address, value)                                                          \
     hipsim_exchange_by(HIPSIM_SITE, hipsim_exchange{(int)(value), (int)(address), 0, 0, 0, false},            \
                        hipsim_apply_bpermute)
@@ -141,6 +138,9 @@ static inline int hipsim_exchange_by(unsigned site, hipsim_exchange exchange, vo
 #define __builtin_amdgcn_wave_barrier()                                                                       \
     ((void)hipsim_exchange_by(HIPSIM_SITE, hipsim_exchange{0, 0, 0, 0, 0, false}, hipsim_apply_nothing))
 #if HIPSIM_WAVE == 32
+#define __builtin_amdgcn_mov_dpp8(value, selectors)                                                           \
+    ((unsigned)hipsim_exchange_by(HIPSIM_SITE, hipsim_exchange{(int)(value), 0, 0, (selectors), 0, false},    \
+                                  hipsim_apply_dpp8))
 #define __builtin_amdgcn_permlane16(old, value, low, high, inactive, zero)                                    \
     ((unsigned)hipsim_exchange_by(HIPSIM_SITE,                                                                \
                                   hipsim_exchange{(int)(value), (int)(low), 0, (unsigned)(high), 0, false},   \

@@ -57,11 +57,15 @@ fn parse(options: &[String]) -> Result<Options, CompileError> {
     let mut passed = Vec::new();
     let mut options = options.iter();
     while let Some(option) = options.next() {
-        if let Some(name) = option.strip_prefix("--offload-arch=").or(option.strip_prefix("--gpu-architecture=")) {
-            let unknown = || CompileError::Option(format!("the simulator does not know the architecture {name}"));
+        if let Some(name) =
+            option.strip_prefix("--offload-arch=").or(option.strip_prefix("--gpu-architecture="))
+        {
+            let unknown =
+                || CompileError::Option(format!("the simulator does not know the architecture {name}"));
             profile = Some(of_name(name).ok_or_else(unknown)?);
         } else if option == "-D" || option == "-U" {
-            let name = options.next().ok_or_else(|| CompileError::Option(format!("{option} lacks a name")))?;
+            let name =
+                options.next().ok_or_else(|| CompileError::Option(format!("{option} lacks a name")))?;
             passed.push(format!("{option}{name}"));
         } else if ["-D", "-U", "-std=", "-W", "-f"].iter().any(|known| option.starts_with(known)) {
             passed.push(option.clone());
@@ -70,7 +74,9 @@ fn parse(options: &[String]) -> Result<Options, CompileError> {
         }
     }
     let profile = profile.ok_or_else(|| {
-        CompileError::Option("the option --offload-arch= is missing: the host has no architecture of a GPU".to_owned())
+        CompileError::Option(
+            "the option --offload-arch= is missing: the host has no architecture of a GPU".to_owned(),
+        )
     })?;
     Ok(Options { profile, passed })
 }
@@ -93,8 +99,9 @@ fn try_compiler(path: &Path) -> Option<Compiler> {
 fn compiler() -> Result<&'static Compiler, CompileError> {
     static FOUND: OnceLock<Result<Compiler, String>> = OnceLock::new();
     let found = FOUND.get_or_init(|| match &settings().compiler {
-        Some(path) => try_compiler(path)
-            .ok_or_else(|| format!("OCTET_HIPSIM_CXX names {}, which is no clang++ that starts", path.display())),
+        Some(path) => try_compiler(path).ok_or_else(|| {
+            format!("OCTET_HIPSIM_CXX names {}, which is no clang++ that starts", path.display())
+        }),
         None => COMPILERS.iter().find_map(|name| try_compiler(Path::new(name))).ok_or_else(|| {
             format!(
                 "the simulator needs a clang++ from 16 on and found none of {}; on Debian 12: \
@@ -173,7 +180,11 @@ fn whole_source(source: &str, name: &str) -> String {
 /// Where compiled kernels are kept: beside the library, which in tests is Cargo's folder of build outputs.
 fn cache_folder() -> PathBuf {
     let beside = || crate::own_path().and_then(|path| Some(path.parent()?.join("octet-hipsim-cache")));
-    settings().cache.clone().or_else(beside).unwrap_or_else(|| std::env::temp_dir().join("octet-hipsim-cache"))
+    settings()
+        .cache
+        .clone()
+        .or_else(beside)
+        .unwrap_or_else(|| std::env::temp_dir().join("octet-hipsim-cache"))
 }
 
 fn key(compiler: &Compiler, arguments: &[String], source: &str) -> String {
@@ -251,8 +262,12 @@ mod tests {
         let parsed = options(&["--offload-arch=gfx942:xnack-", "-O3", "-DWAVE=64", "-D", "X"]).unwrap();
         assert_eq!(parsed.profile.name, "gfx942");
         assert_eq!(parsed.passed, ["-DWAVE=64", "-DX"]);
-        assert!(matches!(options(&["--offload-arch=gfx803"]), Err(CompileError::Option(text)) if text.contains("gfx803")));
-        assert!(matches!(options(&["-O3"]), Err(CompileError::Option(text)) if text.contains("--offload-arch")));
+        assert!(
+            matches!(options(&["--offload-arch=gfx803"]), Err(CompileError::Option(text)) if text.contains("gfx803"))
+        );
+        assert!(
+            matches!(options(&["-O3"]), Err(CompileError::Option(text)) if text.contains("--offload-arch"))
+        );
         assert!(matches!(options(&["--fancy"]), Err(CompileError::Option(text)) if text.contains("--fancy")));
     }
 }

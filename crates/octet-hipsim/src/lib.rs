@@ -21,8 +21,10 @@
 //! `OCTET_HIPSIM_CACHE` (folder of compiled kernels), `OCTET_HIPSIM_ROCM` (6 or 7).
 
 mod api;
+mod blaslt;
 mod compile;
 mod execute;
+mod lds;
 mod memory;
 mod module;
 mod profile;

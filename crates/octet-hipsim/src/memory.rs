@@ -94,7 +94,9 @@ pub(crate) fn allocate(place: Place, bytes: usize) -> HipResult<usize> {
     let end = mapping + mapping_bytes - page_bytes();
     let start = end - bytes.next_multiple_of(ALIGNMENT);
     // SAFETY: the mapping is open from its second page to `end`, and nobody else knows it yet.
-    unsafe { std::ptr::write_bytes((mapping + page_bytes()) as *mut u8, POISON, mapping_bytes - 2 * page_bytes()) };
+    unsafe {
+        std::ptr::write_bytes((mapping + page_bytes()) as *mut u8, POISON, mapping_bytes - 2 * page_bytes())
+    };
     allocations.insert(mapping, Allocation { place, start, bytes, mapping_bytes });
     Ok(start)
 }

@@ -13,6 +13,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest, Sha256};
 
 use crate::execute::{Lane, hand_over};
+use crate::lds::Lds;
 use crate::profile::{Profile, of_name};
 use crate::status::{HipError, HipResult};
 
@@ -44,6 +45,7 @@ pub(crate) struct Module {
     /// The file that the library was loaded from. It stays open so that its name stays taken: the loader takes a file
     /// with the name of a loaded library for that library.
     _file: File,
+    lds: Lds,
     slot: unsafe extern "C" fn() -> *mut *mut Lane,
 }
 
@@ -132,6 +134,7 @@ impl Module {
         if profile != device {
             return Err(HipError::NoBinaryForDevice);
         }
+        let lds = Lds::read(library);
         let (library, file) = open(library).map_err(|error| {
             crate::status::report(&format!("a code object cannot be loaded: {error}"));
             HipError::InvalidImage
@@ -148,7 +151,7 @@ impl Module {
         if unsafe { bind(hand_over) } != ABI {
             return Err(HipError::InvalidImage);
         }
-        Ok(Self { profile, library, _file: file, slot })
+        Ok(Self { profile, library, _file: file, lds, slot })
     }
 
     /// A kernel by its name.
@@ -159,9 +162,8 @@ impl Module {
         // SAFETY: the kernel macro of `device/lane.h` defines both symbols, with these types.
         let (facts, entry) = unsafe {
             let facts = self.library.get::<*const KernelFacts>(facts_name.as_bytes_with_nul());
-            let entry = self
-                .library
-                .get::<unsafe extern "C" fn(*const libc::c_void)>(entry_name.as_bytes_with_nul());
+            let entry =
+                self.library.get::<unsafe extern "C" fn(*const libc::c_void)>(entry_name.as_bytes_with_nul());
             (**facts.map_err(|_| HipError::NotFound)?, *entry.map_err(|_| HipError::NotFound)?)
         };
         Ok(Function {
@@ -170,7 +172,7 @@ impl Module {
             entry,
             parameter_bytes: facts.parameter_bytes as usize,
             threads_max: facts.threads_max,
-            lds_bytes: 0,
+            lds_bytes: self.lds.of_kernel(name),
         })
     }
 

@@ -57,7 +57,9 @@ pub(crate) fn texts(code: i32) -> (&'static CStr, &'static CStr) {
         }
         903 => (c"hipErrorStreamCaptureUnmatched", c"capture was not initiated in this stream"),
         904 => (c"hipErrorStreamCaptureUnjoined", c"capturing stream has unjoined work"),
-        905 => (c"hipErrorStreamCaptureIsolation", c"dependency created on uncaptured work in another stream"),
+        905 => {
+            (c"hipErrorStreamCaptureIsolation", c"dependency created on uncaptured work in another stream")
+        }
         906 => {
             (c"hipErrorStreamCaptureImplicit", c"operation would make the legacy stream depend on a capture")
         }

@@ -65,22 +65,22 @@ fn properties(profile: &Profile, index: usize) -> [u8; PROPERTIES_BYTES] {
     put(640, &lds.to_le_bytes()); // sharedMemPerMultiprocessor
     put(1160, profile.full_name.as_bytes()); // gcnArchName
     let numbers: [(usize, u32); 16] = [
-        (304, 65_536),                    // regsPerBlock
-        (308, profile.wave),              // warpSize
-        (320, 1024),                      // maxThreadsPerBlock
-        (324, 1024),                      // maxThreadsDim
+        (304, 65_536),       // regsPerBlock
+        (308, profile.wave), // warpSize
+        (320, 1024),         // maxThreadsPerBlock
+        (324, 1024),         // maxThreadsDim
         (328, 1024),
         (332, 1024),
-        (336, i32::MAX.unsigned_abs()),   // maxGridSize
+        (336, i32::MAX.unsigned_abs()), // maxGridSize
         (340, 65_536),
         (344, 65_536),
-        (348, profile.clock),             // clockRate
-        (388, profile.units),             // multiProcessorCount
+        (348, profile.clock),                         // clockRate
+        (388, profile.units),                         // multiProcessorCount
         (584, u32::try_from(index).unwrap_or(0) + 1), // pciBusID
-        (608, profile.memory_bus.1),      // memoryClockRate
-        (612, profile.memory_bus.0),      // memoryBusWidth
-        (616, profile.l2_bytes),          // l2CacheSize
-        (624, 2048),                      // maxThreadsPerMultiProcessor
+        (608, profile.memory_bus.1),                  // memoryClockRate
+        (612, profile.memory_bus.0),                  // memoryBusWidth
+        (616, profile.l2_bytes),                      // l2CacheSize
+        (624, 2048),                                  // maxThreadsPerMultiProcessor
     ];
     for (offset, number) in numbers {
         put(offset, &number.to_le_bytes());

@@ -74,7 +74,8 @@ fn check(request: &Request) -> HipResult<(Found, Found)> {
         _ => return Err(HipError::InvalidValue),
     };
     let device_wanted = request.kind == DEVICE_TO_DEVICE && !(to_device && from_device);
-    let kinds_differ = request.kind != DEVICE_TO_DEVICE && (to_device, from_device) != (is_device(to), is_device(from));
+    let kinds_differ =
+        request.kind != DEVICE_TO_DEVICE && (to_device, from_device) != (is_device(to), is_device(from));
     if device_wanted || kinds_differ { Err(HipError::InvalidValue) } else { Ok((to, from)) }
 }
 

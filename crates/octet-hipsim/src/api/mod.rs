@@ -3,6 +3,7 @@
 //! Each turns numbers and pointers of C into values, calls the simulator, and turns the result into a code. Pointers are
 //! checked for null where HIP checks them; that the others are good is the caller's promise, as in C.
 
+mod blaslt;
 mod device;
 mod hiprtc;
 mod memory;

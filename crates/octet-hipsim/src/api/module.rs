@@ -87,7 +87,10 @@ fn check(function: &Function, grid: [u32; 3], block: [u32; 3], profile: &Profile
     }
     if function.lds_bytes > profile.lds_bytes {
         let has = profile.lds_bytes;
-        return refuse(format!("it needs {} bytes of LDS and {} has {has}", function.lds_bytes, profile.name));
+        return refuse(format!(
+            "it needs {} bytes of LDS and {} has {has}",
+            function.lds_bytes, profile.name
+        ));
     }
     Ok(())
 }
@@ -127,7 +130,6 @@ unsafe fn copy_parameters(
     Ok(Arc::from(copy))
 }
 
-#[expect(clippy::too_many_arguments, reason = "the signature is HIP's")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn hipModuleLaunchKernel(
     function: usize,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{current, store};
 use crate::status::{HipError, HipResult, code};
-use crate::stream::{self, EVENTS, Event, GRAPHS, Kind, Mode, STREAMS, Stream, Work};
+use crate::stream::{self, EVENTS, EXECUTABLES, Event, GRAPHS, Kind, Mode, STREAMS, Stream, Work};
 
 /// `hipStreamNonBlocking`.
 const NON_BLOCKING: c_uint = 1;
@@ -139,24 +139,28 @@ unsafe extern "C" fn hipGraphInstantiate(
 ) -> c_int {
     // The works do not change, so that graph and executable graph share them.
     // SAFETY: the caller passes a pointer to a result.
-    code(GRAPHS.get(graph).and_then(|works| unsafe { store(to, GRAPHS.insert(works)) }))
+    code(GRAPHS.get(graph).and_then(|works| unsafe { store(to, EXECUTABLES.insert(works)) }))
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn hipGraphInstantiateWithFlags(to: *mut usize, graph: usize, _flags: c_ulonglong) -> c_int {
+unsafe extern "C" fn hipGraphInstantiateWithFlags(
+    to: *mut usize,
+    graph: usize,
+    _flags: c_ulonglong,
+) -> c_int {
     // SAFETY: the caller passes a pointer to a result.
-    code(GRAPHS.get(graph).and_then(|works| unsafe { store(to, GRAPHS.insert(works)) }))
+    code(GRAPHS.get(graph).and_then(|works| unsafe { store(to, EXECUTABLES.insert(works)) }))
 }
 
 /// Uploading early makes no difference here.
 #[unsafe(no_mangle)]
 extern "C" fn hipGraphUpload(executable: usize, handle: usize) -> c_int {
-    code(GRAPHS.get(executable).and_then(|_| of_handle(handle)).map(|_| ()))
+    code(EXECUTABLES.get(executable).and_then(|_| of_handle(handle)).map(|_| ()))
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn hipGraphLaunch(executable: usize, handle: usize) -> c_int {
-    let launch = || of_handle(handle)?.submit(Work::Graph(GRAPHS.get(executable)?));
+    let launch = || of_handle(handle)?.submit(Work::Graph(EXECUTABLES.get(executable)?));
     code(launch())
 }
 
@@ -175,5 +179,5 @@ extern "C" fn hipGraphDestroy(graph: usize) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn hipGraphExecDestroy(executable: usize) -> c_int {
-    code(GRAPHS.remove(executable).map(|_| ()))
+    code(EXECUTABLES.remove(executable).map(|_| ()))
 }

@@ -40,9 +40,8 @@ fn pool() -> &'static Pool {
     POOL.get_or_init(|| {
         let pool: &'static Pool = Box::leak(Box::default());
         for index in 0..settings().workers {
-            let started = std::thread::Builder::new()
-                .name(format!("hipsim-{index}"))
-                .spawn(move || work(pool));
+            let started =
+                std::thread::Builder::new().name(format!("hipsim-{index}")).spawn(move || work(pool));
             if let Err(error) = started {
                 crate::status::report(&format!("no thread to execute blocks: {error}"));
             }

@@ -48,11 +48,8 @@ pub(crate) fn guard(
 pub(crate) fn prepare() {
     if !HAS_STACK.replace(true) {
         let stack = Box::leak(vec![0_u8; HANDLER_STACK_BYTES].into_boxed_slice());
-        let stack = libc::stack_t {
-            ss_sp: stack.as_mut_ptr().cast(),
-            ss_flags: 0,
-            ss_size: HANDLER_STACK_BYTES,
-        };
+        let stack =
+            libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: HANDLER_STACK_BYTES };
         // SAFETY: the stack is leaked, so it outlives the thread. Threads that execute blocks are few and never end.
         unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) };
     }
@@ -137,7 +134,9 @@ fn set_registers(context: &mut libc::ucontext_t, registers: corosensei::trap::Tr
 /// The trap in words.
 pub(crate) fn describe(trap: Trap) -> String {
     match trap.signal {
-        libc::SIGSEGV | libc::SIGBUS => format!("it reached for memory at {:#x}, which is not its own", trap.address),
+        libc::SIGSEGV | libc::SIGBUS => {
+            format!("it reached for memory at {:#x}, which is not its own", trap.address)
+        }
         libc::SIGFPE => "it divided an integer by zero, whose result is undefined".to_owned(),
         libc::SIGILL => "it indexed an array outside of its bounds, or came where it must not".to_owned(),
         other => format!("the processor raised signal {other}"),

@@ -25,8 +25,11 @@ pub(crate) static STREAMS: Registry<Stream> = Registry::new();
 /// Events that programs made.
 pub(crate) static EVENTS: Registry<Event> = Registry::new();
 
-/// Graphs and executable graphs.
+/// Graphs.
 pub(crate) static GRAPHS: Registry<Vec<Work>> = Registry::new();
+
+/// Executable graphs.
+pub(crate) static EXECUTABLES: Registry<Vec<Work>> = Registry::new();
 
 /// The default stream of each device.
 static DEFAULTS: LazyLock<Vec<Arc<Stream>>> = LazyLock::new(|| {
@@ -68,11 +71,9 @@ struct State {
 impl Stream {
     /// Makes a stream and starts its thread.
     pub(crate) fn start(device: usize, kind: Kind) -> Arc<Self> {
-        let stream =
-            Arc::new(Self { device, kind, state: Mutex::default(), changed: Condvar::new() });
+        let stream = Arc::new(Self { device, kind, state: Mutex::default(), changed: Condvar::new() });
         let own = Arc::clone(&stream);
-        let started =
-            std::thread::Builder::new().name("hipsim-stream".to_owned()).spawn(move || own.work());
+        let started = std::thread::Builder::new().name("hipsim-stream".to_owned()).spawn(move || own.work());
         if let Err(error) = started {
             status::report(&format!("no thread for a stream: {error}"));
         }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Event, Stream};
+use crate::blaslt::Product;
 use crate::execute::{self, Launch};
 use crate::memory;
 use crate::settings::{NthLaunch, settings};
@@ -20,6 +21,8 @@ pub(crate) enum Work {
     CopyRead { to: usize, bytes: Arc<[u8]> },
     /// Fills memory with a byte.
     Fill { to: usize, value: u8, bytes: usize },
+    /// Computes a matrix product.
+    Product(Arc<Product>),
     /// An event happens.
     Record { event: Arc<Event>, generation: u64 },
     /// Waits for an event.
@@ -41,6 +44,11 @@ impl Work {
             Self::Graph(works) => works.iter().for_each(Self::run),
             _ if failed => {}
             Self::Launch(launch) => run_launch(launch),
+            Self::Product(product) => {
+                if let Err(message) = product.compute() {
+                    status::set_fault(HipError::IllegalAddress, message);
+                }
+            }
             Self::Copy { to, from, bytes } => copy(*to, *from, *bytes),
             Self::CopyRead { to, bytes } => copy(*to, bytes.as_ptr() as usize, bytes.len()),
             Self::Fill { to, value, bytes } => {

@@ -11,7 +11,7 @@ pub(crate) type Handle = usize;
 /// The functions by their types, so that a call needs only a name.
 macro_rules! functions {
     ($($name:ident($($argument:ident: $type:ty),*);)*) => {
-        $(#[expect(non_snake_case, reason = "the name is HIP's")]
+        $(#[allow(non_snake_case, clippy::too_many_arguments, reason = "name and signature are HIP's")]
         pub(crate) fn $name($($argument: $type),*) -> c_int {
             type Function = unsafe extern "C" fn($($type),*) -> c_int;
             // SAFETY: the types are those of HIP, and tests pass pointers that are good or null.
@@ -72,6 +72,24 @@ functions! {
     hiprtcGetProgramLogSize(program: Handle, bytes: *mut usize);
     hiprtcGetProgramLog(program: Handle, log: *mut u8);
     hiprtcDestroyProgram(program: *mut Handle);
+    hipblasLtCreate(context: *mut Handle);
+    hipblasLtDestroy(context: Handle);
+    hipblasLtGetVersion(context: Handle, version: *mut c_int);
+    hipblasLtMatmulDescCreate(description: *mut Handle, compute: c_int, scale: c_int);
+    hipblasLtMatmulDescSetAttribute(description: Handle, attribute: c_int, value: *const c_void, bytes: usize);
+    hipblasLtMatmulDescDestroy(description: Handle);
+    hipblasLtMatrixLayoutCreate(layout: *mut Handle, element: c_int, rows: u64, columns: u64, leading: i64);
+    hipblasLtMatmulPreferenceCreate(preference: *mut Handle);
+    hipblasLtMatmulPreferenceSetAttribute(preference: Handle, attribute: c_int, value: *const c_void, bytes: usize);
+    hipblasLtMatmulAlgoGetHeuristic(
+        context: Handle, description: Handle, a: Handle, b: Handle, c: Handle, d: Handle, preference: Handle,
+        requested: c_int, results: *mut c_void, returned: *mut c_int
+    );
+    hipblasLtMatmul(
+        context: Handle, description: Handle, alpha: *const c_void, a: usize, a_layout: Handle, b: usize,
+        b_layout: Handle, beta: *const c_void, c: usize, c_layout: Handle, d: usize, d_layout: Handle,
+        algorithm: *const c_void, workspace: usize, workspace_bytes: usize, stream: Handle
+    );
 }
 
 fn library() -> &'static Library {
