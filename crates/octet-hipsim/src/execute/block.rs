@@ -5,7 +5,8 @@
 //! every lane; a wave that comes to one without some of its lanes is a fault, as nothing says what a GPU would do.
 
 use super::lane::{Entry, Fiber, Lane, Stop, Wait};
-use super::{Fault, Launch, trap};
+use super::trap::{self, Watch};
+use super::{Fault, Launch};
 use crate::memory::POISON;
 use crate::module::ThreadImage;
 use crate::status::HipError;
@@ -37,8 +38,8 @@ enum WaveState {
 }
 
 /// What a thread needs to execute blocks, kept from one to the next.
-#[derive(Default)]
 pub(super) struct Crew {
+    watch: &'static Watch,
     fibers: Vec<Fiber>,
     waits: Vec<Wait>,
     operands: Vec<*mut libc::c_void>,
@@ -55,6 +56,11 @@ struct Block<'crew> {
 }
 
 impl Crew {
+    /// The crew of this thread.
+    pub(super) fn new() -> Self {
+        Self { watch: trap::prepare(), fibers: Vec::new(), waits: Vec::new(), operands: Vec::new() }
+    }
+
     /// Executes the block with a running number. `seed` chooses the orders.
     pub(super) fn run(&mut self, launch: &Launch, index: u64, seed: u64) -> Result<(), Fault> {
         let image = launch.function.module.image_of_this_thread();
@@ -94,7 +100,8 @@ impl Block<'_> {
             message: format!("no stack for a lane: {error}"),
         };
         while self.crew.fibers.len() < threads {
-            self.crew.fibers.push(Fiber::new().map_err(lack)?);
+            let number = self.crew.fibers.len();
+            self.crew.fibers.push(Fiber::new(number).map_err(lack)?);
         }
         let entry = Entry {
             function: self.launch.function.entry,
@@ -107,7 +114,7 @@ impl Block<'_> {
             lane.block = self.launch.block_at(self.index);
             lane.block_threads = self.launch.block;
             lane.grid_blocks = self.launch.grid;
-            fiber.start(lane, entry).map_err(lack)?;
+            fiber.start(lane, entry);
         }
         Ok(())
     }
@@ -148,7 +155,7 @@ impl Block<'_> {
         for step in 0..lanes {
             let step = if backwards { lanes - 1 - step } else { step };
             let lane = (start + step) % lanes;
-            match self.crew.fibers[first + lane].resume(self.image.slot) {
+            match self.crew.fibers[first + lane].resume(self.image.slot, self.crew.watch) {
                 Ok(wait) => self.crew.waits[lane] = wait,
                 Err(Stop::Said(message)) => {
                     return Err(self.fault(first + lane, HipError::LaunchFailure, &message));

@@ -1,12 +1,45 @@
 //! A lane: one thread of a kernel, which is a fiber.
 
-use corosensei::stack::DefaultStack;
+use corosensei::stack::{DefaultStack, Stack, StackPointer};
+use corosensei::trap::CoroutineTrapHandler;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
-use super::trap::{self, Trap};
+use super::trap::{Trap, Watch};
 
 /// Bytes of a fiber's stack. A kernel's arrays in registers lie there.
 const STACK_BYTES: usize = 256 << 10;
+
+/// Stacks begin so far apart from each other within a page or few: all at the top of theirs would lie in the same sets of
+/// the processor's cache, and a block's fibers would push each other out.
+const STACK_STEP_BYTES: usize = 320;
+const STACK_STEPS: usize = 48;
+
+/// A stack that begins a little below the top of its memory.
+struct LaneStack {
+    memory: DefaultStack,
+    base: StackPointer,
+}
+
+impl LaneStack {
+    fn new(number: usize) -> std::io::Result<Self> {
+        let memory = DefaultStack::new(STACK_BYTES)?;
+        let base = memory.base().get() - number % STACK_STEPS * STACK_STEP_BYTES;
+        let base = StackPointer::new(base).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        Ok(Self { memory, base })
+    }
+}
+
+// SAFETY: the base lies inside of memory that is a stack with a guard page, and far above its end. It is aligned, as
+// memory's own is and the steps are.
+unsafe impl Stack for LaneStack {
+    fn base(&self) -> StackPointer {
+        self.base
+    }
+
+    fn limit(&self) -> StackPointer {
+        self.memory.limit()
+    }
+}
 
 /// The numbers by which a lane says what it waits for; those of `hipsim_wait` in `device/lane.h`.
 const COLLECTIVE: u32 = 1;
@@ -74,12 +107,18 @@ pub(crate) enum Stop {
     Trapped(Trap),
 }
 
+/// A started lane. It returns a trap that ended it.
+struct Started {
+    coroutine: Coroutine<(), (), Option<Trap>, LaneStack>,
+    handler: CoroutineTrapHandler<Option<Trap>>,
+}
+
 /// The fiber of a lane.
 pub(crate) struct Fiber {
     lane: Box<Lane>,
-    coroutine: Option<Coroutine<(), (), Option<Trap>>>,
+    started: Option<Started>,
     /// The stack between two kernels.
-    stack: Option<DefaultStack>,
+    stack: Option<LaneStack>,
 }
 
 /// What a fiber executes: the kernel's entry and its parameters.
@@ -90,24 +129,19 @@ pub(crate) struct Entry {
 }
 
 impl Fiber {
-    /// A fiber without a kernel.
-    pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            lane: Box::new(Lane::new([0; 3], 0)),
-            coroutine: None,
-            stack: Some(DefaultStack::new(STACK_BYTES)?),
-        })
+    /// The fiber with a running number in its block, without a kernel.
+    pub(crate) fn new(number: usize) -> std::io::Result<Self> {
+        let stack = Some(LaneStack::new(number)?);
+        Ok(Self { lane: Box::new(Lane::new([0; 3], 0)), started: None, stack })
     }
 
-    /// Makes the fiber ready to execute a lane from its start.
-    pub(crate) fn start(&mut self, lane: Lane, entry: Entry) -> std::io::Result<()> {
+    /// Makes the fiber ready to execute a lane from its start. It must have ended or been abandoned.
+    pub(crate) fn start(&mut self, lane: Lane, entry: Entry) {
         *self.lane = lane;
-        let stack = match self.stack.take() {
-            Some(stack) => stack,
-            None => DefaultStack::new(STACK_BYTES)?,
-        };
+        self.abandon();
+        let Some(stack) = self.stack.take() else { return };
         let shared: *mut Lane = &raw mut *self.lane;
-        self.coroutine = Some(Coroutine::with_stack(stack, move |yielder, ()| {
+        let coroutine = Coroutine::with_stack(stack, move |yielder, ()| {
             // SAFETY: the lane is boxed and lives longer than its coroutine; nobody else touches it while the fiber
             // runs. The entry is a kernel of a module that the launch keeps loaded, with parameters that it owns.
             unsafe {
@@ -115,19 +149,22 @@ impl Fiber {
                 (entry.function)(entry.parameters);
             }
             None
-        }));
-        Ok(())
+        });
+        let handler = coroutine.trap_handler();
+        self.started = Some(Started { coroutine, handler });
     }
 
     /// Runs the lane until it waits, ends or cannot go on. `slot` is where the module looks for the running lane.
-    pub(crate) fn resume(&mut self, slot: *mut *mut Lane) -> Result<Wait, Stop> {
-        let Some(coroutine) = self.coroutine.as_mut() else { return Ok(Wait::Ended) };
+    pub(crate) fn resume(&mut self, slot: *mut *mut Lane, watch: &Watch) -> Result<Wait, Stop> {
+        let Some(Started { coroutine, handler }) = self.started.as_mut() else { return Ok(Wait::Ended) };
         // SAFETY: the slot is this thread's variable of the loaded module.
         unsafe { *slot = &raw mut *self.lane };
-        let result = trap::guard(coroutine.trap_handler(), || coroutine.resume(()));
+        watch.set(Some(*handler));
+        let result = coroutine.resume(());
+        watch.set(None);
         match result {
             CoroutineResult::Return(end) => {
-                self.stack = self.coroutine.take().map(Coroutine::into_stack);
+                self.stack = self.started.take().map(|started| started.coroutine.into_stack());
                 end.map_or(Ok(Wait::Ended), |trap| Err(Stop::Trapped(trap)))
             }
             CoroutineResult::Yield(()) => self.waits_for(),
@@ -150,7 +187,7 @@ impl Fiber {
 
     /// Throws the rest of an unfinished kernel away.
     pub(crate) fn abandon(&mut self) {
-        if let Some(mut coroutine) = self.coroutine.take() {
+        if let Some(Started { mut coroutine, .. }) = self.started.take() {
             // SAFETY: frames of kernels hold nothing that must be dropped: they are C++ without destructors, and the
             // closure below them owns plain values.
             unsafe { coroutine.force_reset() };

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::block::Crew;
-use super::{Fault, Launch, trap};
+use super::{Fault, Launch};
 use crate::settings::settings;
 
 /// A launch that is being executed.
@@ -51,8 +51,7 @@ fn pool() -> &'static Pool {
 }
 
 fn work(pool: &Pool) -> ! {
-    trap::prepare();
-    let mut crew = Crew::default();
+    let mut crew = Crew::new();
     loop {
         let job = next(pool);
         let blocks = job.launch.blocks();

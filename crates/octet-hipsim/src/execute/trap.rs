@@ -6,7 +6,6 @@
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-use corosensei::CoroutineResult;
 use corosensei::trap::CoroutineTrapHandler;
 
 /// What the processor complained about.
@@ -17,11 +16,12 @@ pub(crate) struct Trap {
     pub(crate) address: usize,
 }
 
-type Handler = CoroutineTrapHandler<Option<Trap>>;
+/// The fiber that runs in a thread, while one does. Whoever resumes fibers sets it.
+pub(crate) type Watch = Cell<Option<CoroutineTrapHandler<Option<Trap>>>>;
 
 thread_local! {
-    /// The fiber that runs in this thread.
-    static RUNNING: Cell<Option<Handler>> = const { Cell::new(None) };
+    /// This thread's watch, found once for many fibers.
+    static WATCH: Cell<Option<&'static Watch>> = const { Cell::new(None) };
     /// Whether this thread has a stack for its handler: a fiber's own may be what overflowed.
     static HAS_STACK: Cell<bool> = const { Cell::new(false) };
 }
@@ -33,19 +33,8 @@ const HANDLER_STACK_BYTES: usize = 64 << 10;
 
 static PREVIOUS: OnceLock<[libc::sigaction; 4]> = OnceLock::new();
 
-/// Runs a fiber for a while, with its traps caught.
-pub(crate) fn guard(
-    handler: Handler,
-    resume: impl FnOnce() -> CoroutineResult<(), Option<Trap>>,
-) -> CoroutineResult<(), Option<Trap>> {
-    RUNNING.set(Some(handler));
-    let result = resume();
-    RUNNING.set(None);
-    result
-}
-
-/// Prepares this thread, and the process once.
-pub(crate) fn prepare() {
+/// Prepares this thread, and the process once. Returns the thread's watch.
+pub(crate) fn prepare() -> &'static Watch {
     if !HAS_STACK.replace(true) {
         let stack = Box::leak(vec![0_u8; HANDLER_STACK_BYTES].into_boxed_slice());
         let stack =
@@ -54,6 +43,9 @@ pub(crate) fn prepare() {
         unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) };
     }
     PREVIOUS.get_or_init(install);
+    let watch = WATCH.get().unwrap_or_else(|| Box::leak(Box::default()));
+    WATCH.set(Some(watch));
+    watch
 }
 
 fn install() -> [libc::sigaction; 4] {
@@ -74,7 +66,8 @@ fn install() -> [libc::sigaction; 4] {
 extern "C" fn on_signal(signal: i32, information: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes valid pointers for a handler with SA_SIGINFO.
     let (address, context) = unsafe { ((*information).si_addr() as usize, &mut *context.cast()) };
-    let caught = RUNNING.get().filter(|handler| handler.stack_ptr_in_bounds(stack_pointer(context)));
+    let caught =
+        WATCH.get().and_then(Cell::get).filter(|handler| handler.stack_ptr_in_bounds(stack_pointer(context)));
     let Some(handler) = caught else {
         forward(signal);
         return;
