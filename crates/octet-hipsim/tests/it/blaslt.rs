@@ -1,13 +1,13 @@
 //! hipBLASLt: products of every type against plain ones, scales, bias, solutions and versions.
 
-use half::bf16;
+use half::{bf16, f16};
 use octet_float8::Float8Format;
 
 use crate::gpu::{
     Buffer, Handle, hipStreamSynchronize, hipblasLtCreate, hipblasLtDestroy, hipblasLtGetVersion,
     hipblasLtMatmul, hipblasLtMatmulAlgoGetHeuristic, hipblasLtMatmulDescCreate, hipblasLtMatmulDescDestroy,
     hipblasLtMatmulDescSetAttribute, hipblasLtMatmulPreferenceCreate, hipblasLtMatmulPreferenceSetAttribute,
-    hipblasLtMatrixLayoutCreate, in_process, is_child, use_device,
+    hipblasLtMatrixLayoutCreate, hipblasLtMatrixLayoutSetAttribute, in_process, is_child, use_device,
 };
 
 /// `hipblasLtMatmulHeuristicResult_t`.
@@ -24,6 +24,7 @@ struct Found {
 }
 
 const F32: i32 = 0;
+const F16: i32 = 2;
 const BF16: i32 = 14;
 const E4M3: i32 = 28;
 const E4M3_FNUZ: i32 = 1000;
@@ -248,4 +249,102 @@ fn what_an_architecture_lacks_is_not_supported() {
     assert_eq!(linear.set(2, 32_i32), 7, "GELU");
     assert_eq!(linear.set(33, 1_i32), 3, "no such attribute");
     assert_eq!(linear.set(31, 4_u32), 7, "blocks of scales");
+}
+
+#[test]
+fn f16_with_one_scale_is_refused_and_without_is_right() {
+    let linear = Linear::new("gfx1100", (20, 3, 40), F16, F32);
+    let (a, b) = (integers(20 * 40, 5), integers(3 * 40, 3));
+    let narrow = |values: &[f32]| values.iter().map(|value| f16::from_f32(*value)).collect::<Vec<_>>();
+    let (a_buffer, b_buffer) = (Buffer::of(&narrow(&a)), Buffer::of(&narrow(&b)));
+    let d = Buffer::<f32>::new(20 * 3);
+    let [a_address, b_address] = [a_buffer.address as usize, b_buffer.address as usize];
+    assert_eq!(linear.run(a_address, b_address, d.address as usize, None, (0, 0)), 0);
+    assert_eq!(d.values(), linear.right(&a, &b, 40));
+    assert_eq!(linear.set(5, d.address as usize), 0);
+    assert_eq!(linear.run(a_address, b_address, d.address as usize, None, (0, 0)), 7, "scales are FP8's");
+}
+
+#[test]
+fn float8_with_one_scale_each() {
+    let (m, n, k) = (16, 2, 16);
+    let linear = Linear::new("gfx1201", (m as u64, n as u64, k as u64), E4M3, F16);
+    let (a, b) = (integers(m * k, 5), integers(n * k, 3));
+    let encode =
+        |values: &[f32]| values.iter().map(|value| Float8Format::E4M3.encode(*value)).collect::<Vec<u8>>();
+    let (a_buffer, b_buffer) = (Buffer::of(&encode(&a)), Buffer::of(&encode(&b)));
+    let (scale_a, scale_b) = (Buffer::of(&[0.5_f32]), Buffer::of(&[8.0_f32]));
+    assert_eq!((linear.set(5, scale_a.address as usize), linear.set(6, scale_b.address as usize)), (0, 0));
+    let d = Buffer::<f16>::new(m * n);
+    let [a_address, b_address] = [a_buffer.address as usize, b_buffer.address as usize];
+    assert_eq!(linear.run(a_address, b_address, d.address as usize, None, (0, 0)), 0);
+    let right: Vec<f16> = linear.right(&a, &b, k).iter().map(|sum| f16::from_f32(sum * 4.0)).collect();
+    assert_eq!(d.values(), right);
+}
+
+/// Two products at once, with op(A) = A, op(B) = B transposed, gaps between columns and batches, alpha, beta and C.
+#[test]
+fn f32_in_batches_onto_c() {
+    use_device("gfx90a");
+    let (m, n, k) = (3_usize, 2_usize, 4_usize);
+    let (a_leading, b_leading, d_leading) = (5_usize, 3_usize, 4_usize);
+    let (a_stride, b_stride, d_stride) = (30_usize, 20_usize, 10_usize);
+    let (a, b, c) = (integers(2 * a_stride, 7), integers(2 * b_stride, 5), integers(2 * d_stride, 9));
+    let [a_buffer, b_buffer, c_buffer] = [&a, &b, &c].map(|values| Buffer::of(values));
+    let (mut context, mut description) = (0, 0);
+    assert_eq!(hipblasLtCreate(&raw mut context), 0);
+    assert_eq!(hipblasLtMatmulDescCreate(&raw mut description, 2, 0), 0);
+    let transposed = 112_i32;
+    assert_eq!(hipblasLtMatmulDescSetAttribute(description, 1, (&raw const transposed).cast(), 4), 0);
+    let shapes = [
+        (m, k, a_leading, a_stride),
+        (n, k, b_leading, b_stride),
+        (m, n, d_leading, d_stride),
+        (m, n, d_leading, d_stride),
+    ];
+    let layouts = shapes.map(|(rows, columns, leading, stride)| {
+        let (mut layout, batches) = (0, 2_i32);
+        let (rows, columns) = (rows as u64, columns as u64);
+        assert_eq!(hipblasLtMatrixLayoutCreate(&raw mut layout, F32, rows, columns, leading as i64), 0);
+        assert_eq!(hipblasLtMatrixLayoutSetAttribute(layout, 0, (&raw const batches).cast(), 4), 0);
+        assert_eq!(hipblasLtMatrixLayoutSetAttribute(layout, 1, (&raw const stride).cast(), 8), 0);
+        layout
+    });
+    let (alpha, beta) = (2.0_f32, -1.0_f32);
+    let (alpha, beta) = ((&raw const alpha).cast(), (&raw const beta).cast());
+    let [a_address, b_address, c_address] =
+        [&a_buffer, &b_buffer, &c_buffer].map(|buffer| buffer.address as usize);
+    let [a_layout, b_layout, c_layout, d_layout] = layouts;
+    // C and D are one matrix, as in an accumulation.
+    let submitted = hipblasLtMatmul(
+        context,
+        description,
+        alpha,
+        a_address,
+        a_layout,
+        b_address,
+        b_layout,
+        beta,
+        c_address,
+        c_layout,
+        c_address,
+        d_layout,
+        std::ptr::null(),
+        0,
+        0,
+        0,
+    );
+    assert_eq!(submitted, 0);
+    let found = c_buffer.values();
+    let mut right = c.clone();
+    for (batch, row, column) in
+        (0..2).flat_map(|batch| (0..m).flat_map(move |row| (0..n).map(move |column| (batch, row, column))))
+    {
+        let a_at = |k: usize| a[batch * a_stride + k * a_leading + row];
+        let b_at = |k: usize| b[batch * b_stride + k * b_leading + column];
+        let sum: f32 = (0..k).map(|k| a_at(k) * b_at(k)).sum();
+        let at = batch * d_stride + column * d_leading + row;
+        right[at] = 2.0 * sum - c[at];
+    }
+    assert_eq!(found, right);
 }

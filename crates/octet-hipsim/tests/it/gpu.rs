@@ -79,6 +79,7 @@ functions! {
     hipblasLtMatmulDescSetAttribute(description: Handle, attribute: c_int, value: *const c_void, bytes: usize);
     hipblasLtMatmulDescDestroy(description: Handle);
     hipblasLtMatrixLayoutCreate(layout: *mut Handle, element: c_int, rows: u64, columns: u64, leading: i64);
+    hipblasLtMatrixLayoutSetAttribute(layout: Handle, attribute: c_int, value: *const c_void, bytes: usize);
     hipblasLtMatmulPreferenceCreate(preference: *mut Handle);
     hipblasLtMatmulPreferenceSetAttribute(preference: Handle, attribute: c_int, value: *const c_void, bytes: usize);
     hipblasLtMatmulAlgoGetHeuristic(

@@ -8,6 +8,7 @@ mod devices;
 mod execution;
 mod float8;
 mod matrix;
+mod number;
 mod programs;
 mod streams;
 mod wave;
