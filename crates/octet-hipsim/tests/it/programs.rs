@@ -69,7 +69,8 @@ fn damaged_and_foreign_code_is_refused() {
 fn without_a_compiler_the_log_says_what_to_install() {
     if !is_child() {
         let name = "programs::without_a_compiler_the_log_says_what_to_install";
-        in_process(name, &[("PATH", "/nowhere"), ("OCTET_HIPSIM_CACHE", "/nowhere")]);
+        let nowhere = "/nowhere";
+        in_process(name, &[("PATH", nowhere), ("OCTET_HIPSIM_CACHE", nowhere), ("OCTET_HIPSIM_CXX", "")]);
         return;
     }
     let (result, log) = compile("gfx942", SOURCE, &["-DVALUE=1"]).unwrap_err();
