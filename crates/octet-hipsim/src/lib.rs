@@ -13,11 +13,13 @@
 //! * Streams (`stream/`) work later, in threads of their own; captures become graphs and refuse what HIP refuses.
 //!
 //! What it cannot tell: speed, memory models (caches that are not coherent, missing fences), bank conflicts, the order of
-//! summation in matrix units, last bits of approximations, and whatever AMD's compiler makes of the source.
+//! summation in matrix units, last bits of approximations, whatever AMD's compiler makes of the source, and a pointer to
+//! the host's ordinary memory in a kernel. A kernel that loops forever hangs; blocks that wait for each other may.
 //!
 //! The environment: `OCTET_HIPSIM_ARCH` (devices, comma-separated), `HIP_VISIBLE_DEVICES`, `OCTET_HIPSIM_SEED`,
 //! `OCTET_HIPSIM_THREADS`, `OCTET_HIPSIM_MEMORY_BYTES` (of each device), `OCTET_HIPSIM_DELAY_US` (before each work of a
-//! stream), `OCTET_HIPSIM_HANG` and `OCTET_HIPSIM_FAULT` (`kernel` or `kernel:n`, its n-th launch), `OCTET_HIPSIM_CXX`,
+//! stream), `OCTET_HIPSIM_HANG` and `OCTET_HIPSIM_FAULT` (`kernel` or `kernel:n`, its n-th launch),
+//! `OCTET_HIPSIM_MUTATION` (`program|n|text|replacement`: a fault for tests to find), `OCTET_HIPSIM_CXX`,
 //! `OCTET_HIPSIM_CACHE` (folder of compiled kernels), `OCTET_HIPSIM_ROCM` (6 or 7).
 
 mod api;
