@@ -247,13 +247,6 @@ DEVICE float wave_sum(float value) {
     return value;
 }
 
-DEVICE float wave_largest(float value) {
-#pragma unroll
-    for (u32 mask = WAVE / 2; mask > 0; mask /= 2)
-        value = larger(value, bits_of<float>(shuffle_xor(bits_of<u32>(value), mask)));
-    return value;
-}
-
 // The sum over the block, in every thread. `scratch` holds WAVES floats and may be used again after the next sync.
 DEVICE float block_sum(float value, float* scratch) {
     value = wave_sum(value);

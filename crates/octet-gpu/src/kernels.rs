@@ -1,6 +1,8 @@
 //! The kernels' source, its compilation, and the launch parameters' other side.
 
 use std::ffi::{CString, c_int};
+use std::fs;
+use std::path::PathBuf;
 use std::ptr;
 
 use crate::GpuError;
@@ -125,6 +127,26 @@ impl ElementType {
     }
 }
 
+/// Where code comes from: a folder of compiled kernels, and perhaps one of sources.
+#[derive(Clone, Debug)]
+pub(crate) struct Code {
+    pub(crate) cache: CodeCache,
+    /// Files of it replace those of the same name inside the program.
+    pub(crate) sources: Option<PathBuf>,
+}
+
+impl Code {
+    fn text_of(&self, source: &Source) -> String {
+        let read = |name: &str, built_in: &str| {
+            let replaced =
+                self.sources.as_ref().and_then(|folder| fs::read_to_string(folder.join(name)).ok());
+            replaced.unwrap_or_else(|| built_in.to_owned())
+        };
+        let file = format!("{}.cu", source.name);
+        [read("device.h", DEVICE), read("matrix.h", MATRIX), read(&file, source.text)].concat()
+    }
+}
+
 /// What a compilation made.
 pub struct Compiled {
     /// Code that the driver loads.
@@ -157,7 +179,7 @@ impl OfflineCompiler {
     ) -> Result<Compiled, GpuError> {
         let further = further.iter().map(|&option| option.to_owned());
         let options: Vec<String> = all_options(source, architecture).chain(further).collect();
-        compile(&self.0, source, &architecture.name(), &options)
+        compile(&self.0, (source, &source.text()), &architecture.name(), &options)
     }
 }
 
@@ -169,20 +191,21 @@ fn all_options(source: &Source, architecture: Architecture) -> impl Iterator<Ite
 ///
 /// # Errors
 /// The compiler's, with its log; the driver's.
-pub(crate) fn load(device: &Device, cache: &CodeCache, source: &Source) -> Result<Module, GpuError> {
+pub(crate) fn load(device: &Device, code: &Code, source: &Source) -> Result<Module, GpuError> {
     let api = device.api();
+    let text = code.text_of(source);
     let options: Vec<String> = all_options(source, device.architecture()).collect();
     let compiler = format!("{} {:?} {:?}", api.kind.name(), api.compiler.version, api.version);
-    let key = CodeCache::key(&[&source.text(), &options.join(" "), &compiler]);
-    if let Some(code) = cache.read(&key) {
-        match Module::load(device, &code) {
+    let key = CodeCache::key(&[&text, &options.join(" "), &compiler]);
+    if let Some(kept) = code.cache.read(&key) {
+        match Module::load(device, &kept) {
             Ok(module) => return Ok(module),
             Err(error) => tracing::warn!(%error, "a kernel of the cache does not load and is compiled anew"),
         }
     }
-    let compiled = compile(&api.compiler, source, &device.architecture().name(), &options)?;
+    let compiled = compile(&api.compiler, (source, &text), &device.architecture().name(), &options)?;
     let module = Module::load(device, &compiled.code)?;
-    cache.write(&key, &compiled.code);
+    code.cache.write(&key, &compiled.code);
     Ok(module)
 }
 
@@ -218,11 +241,11 @@ impl Program<'_> {
 
 fn compile(
     compiler: &LoadedCompiler,
-    source: &Source,
+    (source, text): (&Source, &str),
     architecture: &str,
     options: &[String],
 ) -> Result<Compiled, GpuError> {
-    let text = CString::new(source.text()).unwrap_or_default();
+    let text = CString::new(text).unwrap_or_default();
     let name = CString::new(source.name).unwrap_or_default();
     let options: Vec<CString> =
         options.iter().map(|option| CString::new(option.as_str()).unwrap_or_default()).collect();

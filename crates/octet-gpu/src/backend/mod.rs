@@ -22,7 +22,7 @@ use octet_float8::Float8Format;
 use crate::GpuError;
 use crate::cache::CodeCache;
 use crate::driver::{Device, DeviceBuffer, Function, HostBuffer, Module, Stream};
-use crate::kernels::{self, ElementType, Source};
+use crate::kernels::{self, Code, ElementType, Source};
 use attention::{CacheKernels, CachePlan};
 use batch::DeviceBatch;
 use linear::{LinearKernels, LinearPlan};
@@ -51,6 +51,8 @@ pub struct GpuOptions {
     pub activations: ActivationType,
     /// Folder of compiled kernels; without one, each start compiles.
     pub kernel_cache: Option<PathBuf>,
+    /// Folder whose files replace the kernels' sources of the same name: for work on kernels without building anew.
+    pub kernel_sources: Option<PathBuf>,
     /// Runs every step's operations one by one instead of replaying recorded ones.
     pub without_graphs: bool,
     /// Over how many blocks attention splits a context, instead of what the device and the batch suggest.
@@ -95,7 +97,7 @@ pub struct GpuBackend {
     device: Device,
     activation: ElementType,
     forced_splits: Option<usize>,
-    code: CodeCache,
+    code: Code,
     rows: RowKernels,
     linears: HashMap<Source, Arc<LinearKernels>>,
     batch: DeviceBatch,
@@ -123,7 +125,10 @@ impl GpuBackend {
     /// # Errors
     /// Of the driver or the compiler.
     pub fn new(device: Device, options: &GpuOptions) -> Result<Self, GpuError> {
-        let code = CodeCache::new(options.kernel_cache.as_deref());
+        let code = Code {
+            cache: CodeCache::new(options.kernel_cache.as_deref()),
+            sources: options.kernel_sources.clone(),
+        };
         let stream = Arc::new(device.stream()?);
         let rows = RowKernels::of(&kernels::load(&device, &code, &Source::rows())?)?;
         let activation = match options.activations {
@@ -257,6 +262,13 @@ impl GpuBackend {
         }
         // The list is freed here.
         Ok(self.stream.wait()?)
+    }
+}
+
+impl Drop for GpuBackend {
+    fn drop(&mut self) {
+        // Copies may still read pinned memory that is about to go. Who cannot be waited for does nothing any more.
+        let _ = self.stream.wait();
     }
 }
 

@@ -32,6 +32,12 @@ pub(super) struct Bounds {
 pub(super) type Recordings = HashMap<GraphKey, Recording>;
 
 impl GpuBackend {
+    /// How many steps can be replayed now.
+    #[must_use]
+    pub fn recorded_steps(&self) -> usize {
+        self.recordings.values().filter(|recording| matches!(recording, Recording::Ready(..))).count()
+    }
+
     pub(super) fn run(
         &mut self,
         key: StepKey,
@@ -78,6 +84,8 @@ impl GpuBackend {
                 self.recordings.insert(key, Recording::Ready(graph, self.bounds));
                 Ok(())
             }
+            // What the operations refuse has nothing to do with the recording.
+            Err(error) if !matches!(error, BackendError::Device(_)) => Err(error),
             Err(error) => {
                 // The step itself may be fine: without recordings it is slower, not wrong.
                 tracing::warn!(%error, "steps are not recorded on this device");

@@ -118,7 +118,6 @@ table! {
         destroy_event: "hipEventDestroy", "cuEventDestroy_v2", (Handle);
         record_event: "hipEventRecord", "cuEventRecord", (Handle, Handle);
         wait_for_event: "hipEventSynchronize", "cuEventSynchronize", (Handle);
-        elapsed_ms: "hipEventElapsedTime", "cuEventElapsedTime", (*mut f32, Handle, Handle);
         begin_capture: "hipStreamBeginCapture", "cuStreamBeginCapture_v2", (Handle, c_int);
         end_capture: "hipStreamEndCapture", "cuStreamEndCapture", (Handle, *mut Handle);
         instantiate_graph: "hipGraphInstantiate", "cuGraphInstantiate_v2",

@@ -226,6 +226,12 @@ struct Inner {
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
 
+impl std::fmt::Debug for Device {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.report.fmt(formatter)
+    }
+}
+
 impl Device {
     pub(crate) fn api(&self) -> &Api {
         &self.0.api

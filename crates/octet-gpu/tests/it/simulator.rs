@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// The folder in which all tests of a run keep compiled kernels.
-fn kernel_cache() -> PathBuf {
+pub(crate) fn kernel_cache() -> PathBuf {
+    // A test's child shares its parent's.
+    if let Some(folder) = std::env::var_os("OCTET_TEST_CACHE") {
+        return folder.into();
+    }
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     FOLDER.get_or_init(|| tempfile::tempdir().unwrap()).path().to_path_buf()
 }
