@@ -217,11 +217,7 @@ pub(crate) struct Compiled {
 pub(crate) fn compile(source: &str, name: &str, options: &[String]) -> Result<Compiled, CompileError> {
     let options = parse(options)?;
     let compiler = compiler()?;
-    let mutated = settings().mutation.as_ref().and_then(|mutation| mutation.apply(name, source));
-    if mutated.is_some() {
-        crate::status::report(&format!("program {name} gets the fault that OCTET_HIPSIM_MUTATION asks for"));
-    }
-    let source = whole_source(mutated.as_deref().unwrap_or(source), name);
+    let source = whole_source(source, name);
     let arguments = arguments(&options);
     let folder = cache_folder();
     std::fs::create_dir_all(&folder).map_err(|error| cannot("make the folder", &folder, &error))?;

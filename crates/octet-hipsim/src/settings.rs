@@ -25,36 +25,6 @@ impl NthLaunch {
     }
 }
 
-/// A fault to put into a kernel's source, so that one can see whether tests find it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mutation {
-    /// Name of the program, as it was created.
-    pub(crate) program: String,
-    /// Which occurrence of the text is replaced, from 1.
-    pub(crate) occurrence: usize,
-    pub(crate) text: String,
-    pub(crate) replacement: String,
-}
-
-impl Mutation {
-    /// Reads `program|occurrence|text|replacement`.
-    fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.splitn(4, '|').map(str::to_owned);
-        let (program, occurrence) = (fields.next()?, fields.next()?.parse().ok()?);
-        Some(Self { program, occurrence, text: fields.next()?, replacement: fields.next()? })
-    }
-
-    /// The source with the fault, if this is the program and the text occurs as often.
-    pub(crate) fn apply(&self, program: &str, source: &str) -> Option<String> {
-        if self.program != program || self.text.is_empty() {
-            return None;
-        }
-        let (start, _) = source.match_indices(&self.text).nth(self.occurrence.checked_sub(1)?)?;
-        let (before, rest) = source.split_at(start);
-        Some([before, &self.replacement, &rest[self.text.len()..]].concat())
-    }
-}
-
 /// The environment's choices.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -72,8 +42,6 @@ pub(crate) struct Settings {
     pub(crate) hang: Option<NthLaunch>,
     /// The launch that ends with a fault.
     pub(crate) fault: Option<NthLaunch>,
-    /// The fault to put into a source.
-    pub(crate) mutation: Option<Mutation>,
     /// How long a stream waits before each of its operations, so that a missing synchronisation shows.
     pub(crate) delay: Duration,
     /// The compiler to use instead of the first one found.
@@ -119,7 +87,6 @@ impl Settings {
             memory_bytes: number("OCTET_HIPSIM_MEMORY_BYTES", MEMORY_BYTES),
             hang: variable("OCTET_HIPSIM_HANG").and_then(|text| NthLaunch::parse(&text)),
             fault: variable("OCTET_HIPSIM_FAULT").and_then(|text| NthLaunch::parse(&text)),
-            mutation: variable("OCTET_HIPSIM_MUTATION").and_then(|text| Mutation::parse(&text)),
             delay: Duration::from_micros(number("OCTET_HIPSIM_DELAY_US", 0)),
             compiler: variable("OCTET_HIPSIM_CXX").map(PathBuf::from),
             cache: variable("OCTET_HIPSIM_CACHE").map(PathBuf::from),
@@ -145,18 +112,6 @@ mod tests {
         assert_eq!(visible(Some("1,7,0"), 3), [1]);
         assert_eq!(visible(Some(""), 3), [0_usize; 0]);
         assert_eq!(visible(Some("-1"), 3), [0_usize; 0]);
-    }
-
-    #[test]
-    fn a_mutation_replaces_one_occurrence() {
-        let mutation = Mutation::parse("rows|2|sync();|").unwrap();
-        assert_eq!(
-            mutation.apply("rows", "sync(); a; sync(); b; sync();").as_deref(),
-            Some("sync(); a;  b; sync();")
-        );
-        assert_eq!(mutation.apply("other", "sync(); sync();"), None);
-        assert_eq!(mutation.apply("rows", "sync();"), None);
-        assert_eq!(Mutation::parse("rows|first|a|b"), None);
     }
 
     #[test]

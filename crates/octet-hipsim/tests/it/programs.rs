@@ -47,23 +47,6 @@ fn definitions_are_passed_on() {
 }
 
 #[test]
-fn a_fault_can_be_put_into_a_source() {
-    let name = "programs::a_fault_can_be_put_into_a_source";
-    if !is_child() {
-        let text = in_process(name, &[("OCTET_HIPSIM_MUTATION", "test.hip|1|= VALUE|= 1 + VALUE")]);
-        assert!(text.contains("program test.hip gets the fault"), "{text}");
-        return;
-    }
-    let kernel = Kernel::new("gfx942", "set", &SOURCE.replace("VALUE", "9"));
-    let to = Buffer::<i32>::new(1);
-    assert_eq!(kernel.run(1, 1, &to.address), 0);
-    assert_eq!(to.values(), [9], "the text does not occur in this source");
-    let kernel = Kernel::new("gfx942", "set", &SOURCE.replace("HIPSIM", "enum { VALUE = 4 };\nHIPSIM"));
-    assert_eq!(kernel.run(1, 1, &to.address), 0);
-    assert_eq!(to.values(), [5]);
-}
-
-#[test]
 fn options_are_checked() {
     let (result, log) = compile("gfx803", SOURCE, &[]).unwrap_err();
     assert_eq!(result, 5);
