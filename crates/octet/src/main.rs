@@ -2,13 +2,16 @@
 //!
 //! - `cli/` is what was typed; `settings.rs` makes of it what is meant, once.
 //! - `start.rs` brings a model up: backend, weights, memory plan, engine; `report.rs` says what it found.
+//! - `device.rs` picks the device and lists them; `selftest.rs` tries one.
 //! - `serve.rs`, `bench/` and `terminal.rs` (with `client/`) are the subcommands.
 
 mod bench;
 mod cli;
 mod client;
+mod device;
 mod logging;
 mod report;
+mod selftest;
 mod serve;
 mod settings;
 mod shipped;
@@ -24,6 +27,8 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Bench(cli::bench::BenchCommand::Latency(arguments)) => bench::run(&arguments),
+        Command::Devices => device::list(),
+        Command::Selftest(arguments) => selftest::run(arguments.device),
         Command::Complete(arguments) => terminal::complete(*arguments),
         Command::Chat(arguments) => terminal::chat(*arguments),
     };

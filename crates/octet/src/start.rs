@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use octet_backend::Backend;
 use octet_cpu::CpuBackend;
-use octet_engine::{EngineConfig, EngineHandle, EngineThread};
+use octet_engine::{EngineConfig, EngineHandle, EngineThread, Executor};
 use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel, Runner};
 
 use crate::cli::EngineArgs;
@@ -16,9 +16,9 @@ use crate::report;
 use crate::settings::{self, Source};
 
 /// A model that is ready to run, and what was found out on the way.
-pub(crate) struct Ready {
+pub(crate) struct Ready<R = Runner<CpuBackend>> {
     /// Runs steps.
-    pub(crate) runner: Runner<CpuBackend>,
+    pub(crate) runner: R,
     /// For the engine that will plan them.
     pub(crate) engine: EngineConfig,
     /// Where the memory went.
@@ -29,7 +29,7 @@ pub(crate) struct Ready {
     pub(crate) step_weight_bytes: usize,
 }
 
-impl Ready {
+impl<R: Executor + Send + 'static> Ready<R> {
     /// Starts the engine on a thread of its own.
     ///
     /// # Errors
@@ -49,6 +49,20 @@ pub(crate) fn resolve(source: &Source, arguments: &EngineArgs) -> Result<Resolve
         .with_context(|| format!("{} cannot be loaded", source.name))
 }
 
+/// Loads a model onto the CPU.
+///
+/// # Errors
+/// As [`load_on`], and settings of threads that cannot be.
+pub(crate) fn load(
+    source: &Source,
+    model: ResolvedModel,
+    arguments: &EngineArgs,
+    prefix_caching: bool,
+) -> Result<Ready> {
+    let backend = || Ok(CpuBackend::new(&settings::cpu_options(arguments)?)?);
+    load_on(backend, source, model, arguments, prefix_caching)
+}
+
 /// Loads the weights, divides the memory, and allocates workspace and KV cache.
 ///
 /// It does so on a thread of its own: workers bind the thread that calls them to a CPU, and every thread that such a
@@ -56,27 +70,28 @@ pub(crate) fn resolve(source: &Source, arguments: &EngineArgs) -> Result<Resolve
 ///
 /// # Errors
 /// Everything that can be wrong with a checkpoint, and a model that does not fit.
-pub(crate) fn load(
+pub(crate) fn load_on<B: Backend>(
+    backend: impl FnOnce() -> Result<B> + Send,
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
     prefix_caching: bool,
-) -> Result<Ready> {
-    let load = || load_here(source, model, arguments, prefix_caching);
+) -> Result<Ready<Runner<B>>> {
+    let load = move || load_here(backend()?, source, model, arguments, prefix_caching);
     thread::scope(|scope| {
         let loader = thread::Builder::new().name("octet-load".to_owned()).spawn_scoped(scope, load);
         loader.context("no thread to load the model")?.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 
-fn load_here(
+fn load_here<B: Backend>(
+    backend: B,
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
     prefix_caching: bool,
-) -> Result<Ready> {
+) -> Result<Ready<Runner<B>>> {
     let begun = Instant::now();
-    let backend = CpuBackend::new(&settings::cpu_options(arguments)?)?;
     report::device(&backend.info());
     let mut bar = LoadBar::new();
     let options = settings::load_options(arguments);

@@ -8,11 +8,12 @@ pub(crate) mod report;
 use std::fs;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use octet_cpu::{Isa, Pool};
 use octet_engine::Engine;
 use octet_model::ModelConfig;
 
+use crate::cli::Device;
 use crate::cli::bench::LatencyArgs;
 use crate::settings::{self, Source};
 use crate::start::{self, Ready};
@@ -24,6 +25,9 @@ use report::{Floor, LatencyReport, WorkPerStep};
 /// # Errors
 /// Whatever keeps the model from running, and a file that cannot be written.
 pub(crate) fn run(arguments: &LatencyArgs) -> Result<()> {
+    if !matches!(arguments.engine.device, Device::Auto | Device::Cpu) {
+        bail!("bench latency measures the CPU; on a GPU, measure a server");
+    }
     let source = Source::new(arguments.model.as_deref(), &arguments.engine)?;
     let resolved = start::resolve(&source, &arguments.engine)?;
     // As in vLLM, the same prompts run again and again: cached prefixes would hide the prefill.

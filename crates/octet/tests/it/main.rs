@@ -4,6 +4,7 @@ mod arrows;
 mod checkpoint;
 mod commands;
 mod faults;
+mod gpu;
 mod house;
 mod program;
 mod requests;

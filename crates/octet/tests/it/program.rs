@@ -80,7 +80,13 @@ fn finish(mut child: Child) -> Ended {
 
 /// Runs the program to its end.
 pub(crate) fn run(arguments: &[&str]) -> Ended {
+    run_with(arguments, &[])
+}
+
+/// Runs the program to its end with these variables.
+pub(crate) fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
+    command.envs(variables.iter().copied());
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     finish(command.spawn().expect("the program that was built starts"))
 }
@@ -105,6 +111,11 @@ impl Server {
     /// Starts a server and waits until it says where it listens.
     pub(crate) fn start(model: &Path, options: &[&str]) -> Self {
         Self::launch(&mut serve(model, options))
+    }
+
+    /// The same with these variables.
+    pub(crate) fn start_with(model: &Path, options: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::launch(serve(model, options).envs(variables.iter().copied()))
     }
 
     fn launch(command: &mut Command) -> Self {
