@@ -27,6 +27,19 @@ pub struct TensorSpec {
     pub columns: usize,
 }
 
+/// Holds an operand, `[rows, columns]`, to its operation, which reads at least `rows` of its rows.
+///
+/// # Panics
+/// A model that passes another tensor is wrong itself; `what` names the operand.
+#[track_caller]
+pub fn check_operand(what: &str, found: [usize; 2], rows: usize, columns: usize) {
+    let [found_rows, found_columns] = found;
+    assert!(
+        found_columns == columns && found_rows >= rows,
+        "{what} is [{found_rows}, {found_columns}] where at least {rows} rows of {columns} columns were expected"
+    );
+}
+
 /// What the device is, for the start-up report and the tuning file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {

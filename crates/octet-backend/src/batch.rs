@@ -67,6 +67,40 @@ impl Batch {
         self.tokens.len()
     }
 
+    /// Copies another batch without giving up memory that this one already has.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.tokens.clone_from(&other.tokens);
+        self.positions.clone_from(&other.positions);
+        self.sequences.clone_from(&other.sequences);
+        self.block_tables.clone_from(&other.block_tables);
+        self.output_rows.clone_from(&other.output_rows);
+    }
+
+    /// Holds the batch to what its fields promise. Backends do so in [`crate::Backend::begin_step`]: kernels write to
+    /// rows and slots of different workers' sequences without looking again.
+    ///
+    /// # Panics
+    /// The batch was built wrongly.
+    #[track_caller]
+    pub fn check(&self) {
+        assert_eq!(self.positions.len(), self.rows(), "a position for each token");
+        let mut rows = 0;
+        for sequence in &self.sequences {
+            assert_eq!(sequence.first_row, rows, "sequences cover the batch without gaps");
+            assert!(sequence.rows > 0, "a sequence has at least one row");
+            let last_block = sequence.first_block + sequence.blocks;
+            assert!(last_block <= self.block_tables.len(), "a sequence's blocks are in the table");
+            rows += sequence.rows;
+            assert!(rows <= self.rows(), "sequences do not pass the end of the batch");
+            let mut positions = self.positions[sequence.first_row..rows].iter().zip(sequence.computed..);
+            let continues = positions.all(|(&found, expected)| found as usize == expected);
+            assert!(continues, "positions continue a sequence");
+        }
+        assert_eq!(rows, self.rows(), "sequences cover the batch");
+        assert!(self.output_rows.is_sorted(), "output rows ascend");
+        assert!(self.output_rows.last().is_none_or(|&row| (row as usize) < rows), "output rows are rows");
+    }
+
     /// The block ids of one sequence.
     #[must_use]
     pub fn block_table(&self, sequence: &BatchSequence) -> &[u32] {
@@ -94,6 +128,49 @@ impl StepKey {
             rows: batch.rows(),
             output_rows: batch.output_rows.len(),
             decode_only: batch.sequences.len() == batch.rows(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Batch {
+        let mut batch = Batch::default();
+        batch.push_sequence(&[1, 2, 3], 16, &[4, 5]);
+        batch.push_sequence(&[6], 0, &[7]);
+        batch.output_rows = vec![2, 3];
+        batch
+    }
+
+    #[test]
+    fn a_copy_is_equal_and_keeps_its_memory() {
+        let mut copy = Batch::default();
+        copy.push_sequence(&[0; 100], 0, &[1; 7]);
+        let place = copy.tokens.as_ptr();
+        copy.copy_from(&batch());
+        assert_eq!(copy, batch());
+        assert_eq!(copy.tokens.as_ptr(), place);
+    }
+
+    #[test]
+    fn what_breaks_a_promise_is_found() {
+        batch().check();
+        Batch::default().check();
+        let damages: [fn(&mut Batch); 7] = [
+            |batch| batch.positions.truncate(3),
+            |batch| batch.positions[1] = 16,
+            |batch| batch.sequences[1].first_row = 2,
+            |batch| batch.sequences[1].rows = 0,
+            |batch| batch.sequences[1].blocks = 2,
+            |batch| batch.output_rows = vec![4],
+            |batch| batch.output_rows = vec![3, 2],
+        ];
+        for (index, damage) in damages.into_iter().enumerate() {
+            let mut batch = batch();
+            damage(&mut batch);
+            assert!(std::panic::catch_unwind(|| batch.check()).is_err(), "damage {index}");
         }
     }
 }

@@ -69,3 +69,13 @@ pub enum BackendError {
     #[error("the device failed: {0}")]
     Device(String),
 }
+
+impl BackendError {
+    /// Holds a quantity to a limit.
+    ///
+    /// # Errors
+    /// [`BackendError::Limit`] if it is above.
+    pub fn check_limit(what: &'static str, value: usize, limit: usize) -> Result<(), Self> {
+        if value <= limit { Ok(()) } else { Err(Self::Limit { what, value, limit }) }
+    }
+}

@@ -32,7 +32,7 @@ mod linear;
 
 pub use backend::{
     Activation, AttentionSpec, Backend, DeviceInfo, DeviceMemory, RmsNorm, RopeSpec, RotaryAndCache,
-    SampleRow, TensorRole, TensorSpec,
+    SampleRow, TensorRole, TensorSpec, check_operand,
 };
 pub use batch::{Batch, BatchSequence, StepKey};
 pub use data_type::DataType;

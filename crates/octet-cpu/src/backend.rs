@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use octet_backend::{
     Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
-    LinearPart, LinearSpec, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec,
+    LinearPart, LinearSpec, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec, check_operand,
 };
 
 use crate::isa::Isa;
@@ -37,15 +37,10 @@ pub struct CpuTensor {
 }
 
 impl CpuTensor {
-    /// Holds an operand to its operation: a model that passes another tensor is wrong itself, so this panics.
+    /// Holds an operand to its operation.
     #[track_caller]
     fn check(&self, what: &str, rows: usize, columns: usize) {
-        assert!(
-            self.columns == columns && self.rows >= rows,
-            "{what} is [{}, {}] where at least {rows} rows of {columns} columns were expected",
-            self.rows,
-            self.columns
-        );
+        check_operand(what, [self.rows, self.columns], rows, columns);
     }
 }
 
@@ -173,36 +168,6 @@ impl CpuBackend {
     }
 }
 
-/// Holds a batch to what its documentation promises. A batch that breaks it was built wrongly, so this panics; kernels
-/// write to rows and slots of different workers' sequences without looking again.
-fn check_batch(batch: &Batch) {
-    assert_eq!(batch.positions.len(), batch.rows(), "a position for each token");
-    let mut rows = 0;
-    for sequence in &batch.sequences {
-        assert_eq!(sequence.first_row, rows, "sequences cover the batch without gaps");
-        assert!(sequence.rows > 0, "a sequence has at least one row");
-        assert!(sequence.first_block + sequence.blocks <= batch.block_tables.len(), "blocks of a sequence");
-        rows += sequence.rows;
-        assert!(rows <= batch.rows(), "sequences do not pass the end of the batch");
-        let mut positions = batch.positions[sequence.first_row..rows].iter().zip(sequence.computed..);
-        assert!(
-            positions.all(|(&found, expected)| found as usize == expected),
-            "positions continue a sequence"
-        );
-    }
-    assert_eq!(rows, batch.rows(), "sequences cover the batch");
-    assert!(batch.output_rows.iter().all(|&row| (row as usize) < rows), "output rows are rows");
-}
-
-/// Copies a batch without giving up memory that the copy already has.
-fn copy_batch(from: &Batch, to: &mut Batch) {
-    to.tokens.clone_from(&from.tokens);
-    to.positions.clone_from(&from.positions);
-    to.sequences.clone_from(&from.sequences);
-    to.block_tables.clone_from(&from.block_tables);
-    to.output_rows.clone_from(&from.output_rows);
-}
-
 /// The processor's name as its maker gives it.
 fn processor_name() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -270,15 +235,9 @@ impl Backend for CpuBackend {
     }
 
     fn begin_step(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        if batch.rows() > self.workspace_rows {
-            return Err(BackendError::Limit {
-                what: "the batch's number of rows",
-                value: batch.rows(),
-                limit: self.workspace_rows,
-            });
-        }
-        check_batch(batch);
-        copy_batch(batch, &mut self.batch);
+        BackendError::check_limit("the batch's number of rows", batch.rows(), self.workspace_rows)?;
+        batch.check();
+        self.batch.copy_from(batch);
         self.last_block = batch.block_tables.iter().copied().max().unwrap_or(0);
         self.step += 1;
         Ok(())
@@ -425,10 +384,7 @@ impl Backend for CpuBackend {
     }
 
     fn write_tensor(&mut self, tensor: &mut CpuTensor, values: &[f32]) -> Result<(), BackendError> {
-        let limit = tensor.values.len();
-        if values.len() > limit {
-            return Err(BackendError::Limit { what: "the number of values", value: values.len(), limit });
-        }
+        BackendError::check_limit("the number of values", values.len(), tensor.values.len())?;
         tensor.values[..values.len()].copy_from_slice(values);
         Ok(())
     }

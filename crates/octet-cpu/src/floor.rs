@@ -11,6 +11,9 @@ use octet_backend::BackendError;
 
 use crate::isa::{Isa, Level};
 use crate::memory::AlignedBuffer;
+use crate::simd::tiles::{
+    TILE_BYTES, TILE_COLUMNS, TILE_FLOATS, TILE_ROWS, TileDot, TileKernel, TileOperands,
+};
 use crate::simd::{Kernel, LANES, PairDot, PairKernel, Portable, Simd};
 use crate::threads::Pool;
 
@@ -20,8 +23,9 @@ const READ_BYTES: usize = 512 << 20;
 /// How long each of the two measurements goes on.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// Streams that a worker reads at once, as the kernels for single rows do.
-const STREAMS: usize = 4;
+/// Streams that a worker reads at once, and how far ahead it asks for each: the quickest of what was tried.
+const STREAMS: usize = 8;
+const AHEAD_BYTES: usize = 1024;
 
 /// The best that all workers together reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,11 +101,13 @@ impl Kernel for Read<'_> {
         let mut sums = [simd.splat(0.0); STREAMS];
         for position in (0..stream).step_by(LANES) {
             for (index, sum) in sums.iter_mut().enumerate() {
+                let values = self.0.as_ptr().wrapping_add(index * stream + position);
+                simd.prefetch(values.cast::<u8>().wrapping_add(AHEAD_BYTES));
                 // SAFETY: `position` and the fifteen after it are inside a stream, whose length is a multiple of 16.
-                *sum = simd.add(*sum, unsafe { simd.load(self.0.as_ptr().add(index * stream + position)) });
+                *sum = simd.add(*sum, unsafe { simd.load(values) });
             }
         }
-        let sum = simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3]));
+        let sum = sums.into_iter().fold(simd.splat(0.0), |total, sum| simd.add(total, sum));
         simd.reduce_add(sum)
     }
 }
@@ -111,20 +117,28 @@ fn operation_rate(pool: &Pool, isa: Isa) -> f64 {
         Level::Portable => operations::<Portable>(1),
         #[cfg(test)]
         Level::PortablePairs => operations::<Portable>(2),
+        #[cfg(test)]
+        Level::PortableTiles => TILE_OPERATIONS,
         #[cfg(target_arch = "x86_64")]
         Level::Avx2(_) => operations::<crate::simd::Avx2>(1),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512(_) => operations::<crate::simd::Avx512>(1),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16(_) => operations::<crate::simd::Avx512Bf16>(2),
+        #[cfg(target_arch = "x86_64")]
+        Level::Amx(_) => TILE_OPERATIONS,
     };
     let seconds = shortest(|| {
         pool.run(&|_worker| {
             black_box(match isa.level() {
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512Bf16(simd) => simd.run_pairs(MultiplyPairs),
+                #[cfg(target_arch = "x86_64")]
+                Level::Amx(simd) => simd.run_tiles(TILE_ROWS, MultiplyTiles),
                 #[cfg(test)]
                 Level::PortablePairs => Portable.run_pairs(MultiplyPairs),
+                #[cfg(test)]
+                Level::PortableTiles => Portable.run_tiles(TILE_ROWS, MultiplyTiles),
                 _ => isa.run(MultiplyAdd),
             });
         });
@@ -181,6 +195,46 @@ impl PairKernel for MultiplyPairs {
             }
         }
         total(simd, &sums)
+    }
+}
+
+/// Tiles of columns of one product of tiles: inputs and weights fit the first cache together.
+const TILE_STEPS: usize = 8;
+/// Products of tiles.
+const TILE_REPETITIONS: usize = 4000;
+/// Operations of one call of [`MultiplyTiles`]: four sums of sixteen by sixteen.
+const TILE_OPERATIONS: f64 =
+    (TILE_REPETITIONS * TILE_STEPS * 4 * TILE_ROWS * LANES * TILE_COLUMNS * 2) as f64;
+
+/// Products of tiles from the first cache, two tiles of rows times two panels.
+#[cfg(any(test, target_arch = "x86_64"))]
+struct MultiplyTiles;
+
+#[cfg(any(test, target_arch = "x86_64"))]
+impl TileKernel for MultiplyTiles {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run_tiles<S: TileDot>(self, simd: S) -> f32 {
+        let factors = vec![0x3C00_3C00_u32; 4 * TILE_STEPS * TILE_FLOATS];
+        let mut sums = vec![0.0; 4 * TILE_FLOATS];
+        let panel_stride = TILE_STEPS * TILE_BYTES;
+        let operands = TileOperands {
+            inputs: factors.as_ptr().cast(),
+            input_stride: panel_stride,
+            weights: factors[2 * TILE_STEPS * TILE_FLOATS..].as_ptr().cast(),
+            panel_stride,
+            steps: TILE_STEPS,
+            sums: sums.as_mut_ptr(),
+            sum_stride: 2 * TILE_FLOATS,
+            resume: true,
+            ahead_bytes: 0,
+        };
+        for _ in 0..TILE_REPETITIONS {
+            // SAFETY: two tiles of rows and two panels of `TILE_STEPS` tiles each, and four tiles of sums.
+            unsafe { simd.multiply_two::<2>(&operands) };
+        }
+        sums[0]
     }
 }
 

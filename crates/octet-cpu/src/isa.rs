@@ -2,10 +2,11 @@
 
 use crate::CpuError;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{Avx2, Avx512, Avx512Bf16};
+use crate::simd::{Amx, Avx2, Avx512, Avx512Bf16};
 use crate::simd::{Kernel, Portable, Simd};
 
-/// The environment variable that may choose a lesser instruction set: `portable`, `avx2`, `avx512` or `avx512bf16`.
+/// The environment variable that may choose a lesser instruction set: `portable`, `avx2`, `avx512`,
+/// `avx512bf16` or `amx`.
 pub const ISA_VARIABLE: &str = "OCTET_CPU_ISA";
 
 /// An instruction set that this processor has.
@@ -20,6 +21,9 @@ pub(crate) enum Level {
     /// [`Level::Portable`] with the arithmetic of [`Level::Avx512Bf16`]: its twin in tests.
     #[cfg(test)]
     PortablePairs,
+    /// [`Level::Portable`] with the arithmetic of [`Level::Amx`]: its twin in tests.
+    #[cfg(test)]
+    PortableTiles,
     /// 256-bit vectors.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
@@ -29,6 +33,9 @@ pub(crate) enum Level {
     /// 512-bit vectors with dot products of bfloat16 pairs.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16(Avx512Bf16),
+    /// The same with matrix tiles of bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
 }
 
 impl Isa {
@@ -40,6 +47,7 @@ impl Isa {
             Avx2::detect().map(Level::Avx2),
             Avx512::detect().map(Level::Avx512),
             Avx512Bf16::detect().map(Level::Avx512Bf16),
+            Amx::detect().map(Level::Amx),
         ];
         #[cfg(not(target_arch = "x86_64"))]
         let vector: [Option<Level>; 0] = [];
@@ -78,12 +86,16 @@ impl Isa {
             Level::Portable => "portable",
             #[cfg(test)]
             Level::PortablePairs => "portable-pairs",
+            #[cfg(test)]
+            Level::PortableTiles => "portable-tiles",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => "avx512",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16(_) => "avx512bf16",
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(_) => "amx",
         }
     }
 
@@ -98,18 +110,26 @@ impl Isa {
         Self(Level::PortablePairs)
     }
 
+    /// The twin of AMX.
+    #[cfg(test)]
+    pub(crate) fn portable_tiles() -> Self {
+        Self(Level::PortableTiles)
+    }
+
     /// Runs a kernel, compiled for this set.
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             Level::Portable => Portable.run(kernel),
             #[cfg(test)]
-            Level::PortablePairs => Portable.run(kernel),
+            Level::PortablePairs | Level::PortableTiles => Portable.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(simd) => simd.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(simd) => simd.run(kernel),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16(simd) => simd.without_pair_dot().run(kernel),
+            Level::Avx512Bf16(simd) => simd.without_pairs().run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(simd) => simd.vectors().without_pairs().run(kernel),
         }
     }
 }

@@ -28,6 +28,14 @@ pub enum ModelError {
         /// What to do.
         hint: &'static str,
     },
+    /// Weights were to be read for a model that is a config alone.
+    #[error(
+        "{file} is a config without weights, so --load-format safetensors finds none; leave the flag out for random weights, or name a checkpoint's folder"
+    )]
+    NoWeights {
+        /// The config's file, or the name of the shape.
+        file: String,
+    },
     /// A file is not JSON.
     #[error("{} is not valid JSON: {source}", path.display())]
     Json {

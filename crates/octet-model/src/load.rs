@@ -16,7 +16,7 @@ use crate::memory::{DoesNotFit, MaxModelLen};
 use crate::options::{LoadFormat, LoadOptions, ModelSource};
 use crate::quantization::{OnlineQuantization, QuantizationConfig};
 use crate::runner::{Runner, RunnerLimits};
-use crate::weights::{Packed, PlanOptions, WeightPlan, pack};
+use crate::weights::{Packed, PlanOptions, Source, WeightPlan, pack};
 use crate::{ModelError, shapes};
 
 /// What is going on while a model is loaded.
@@ -111,22 +111,11 @@ impl ResolvedModel {
     ) -> Result<Self, ModelError> {
         let folder = match source {
             ModelSource::Shape(name) => {
-                return Ok(Self {
-                    folder: None,
-                    config: shapes::config(name)?,
-                    generation: GenerationConfig::default(),
-                    is_dummy: true,
-                    file: name.clone(),
-                });
+                return Self::without_weights(shapes::config(name)?, name.clone(), load_format);
             }
             ModelSource::Config(path) => {
-                return Ok(Self {
-                    folder: None,
-                    config: ModelConfig::read(path)?,
-                    generation: GenerationConfig::default(),
-                    is_dummy: true,
-                    file: path.display().to_string(),
-                });
+                let name = path.display().to_string();
+                return Self::without_weights(ModelConfig::read(path)?, name, load_format);
             }
             ModelSource::Folder(folder) => folder.clone(),
             ModelSource::Hub(model) => hub::fetch(model, load_format == LoadFormat::Dummy, progress)?,
@@ -139,6 +128,19 @@ impl ResolvedModel {
             is_dummy: load_format == LoadFormat::Dummy,
             file: path.display().to_string(),
         })
+    }
+
+    /// A config alone: its weights are made up, unless that is not what was asked for.
+    fn without_weights(
+        config: ModelConfig,
+        file: String,
+        load_format: LoadFormat,
+    ) -> Result<Self, ModelError> {
+        if load_format == LoadFormat::Safetensors {
+            return Err(ModelError::NoWeights { file });
+        }
+        let generation = GenerationConfig::default();
+        Ok(Self { folder: None, config, generation, is_dummy: true, file })
     }
 }
 
@@ -230,7 +232,8 @@ impl<B: Backend> LoadedModel<B> {
         if needed_bytes > free_bytes {
             return Err(ModelError::DoesNotFit(DoesNotFit::Weights { needed_bytes, free_bytes }));
         }
-        let weights = pack(&mut backend, &plan, checkpoint.as_ref(), progress)?;
+        let source = Source::new(checkpoint.as_ref(), plan.linears(), options.seed);
+        let weights = pack(&mut backend, &plan, &source, progress)?;
         Ok(Self {
             backend,
             model,

@@ -168,20 +168,19 @@ pub enum DoesNotFit {
 
 impl fmt::Display for DoesNotFit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gib = |bytes: usize| bytes as f64 / GIB;
         match *self {
             Self::Weights { needed_bytes, free_bytes } => write!(
                 formatter,
-                "the weights need {:.2} GiB, {:.2} GiB are free; --quantization fp8 halves the weights of a 16-bit checkpoint",
-                gib(needed_bytes),
-                gib(free_bytes)
+                "the weights need {}, {} are free; --quantization fp8 halves the weights of a 16-bit checkpoint",
+                readable(needed_bytes),
+                readable(free_bytes)
             ),
             Self::Sequence { max_model_len, needed_bytes, available_bytes, fitting_tokens } => {
                 write!(
                     formatter,
-                    "a sequence of max_model_len {max_model_len} needs {:.2} GiB of KV cache, {:.2} GiB are available; ",
-                    gib(needed_bytes),
-                    gib(available_bytes)
+                    "a sequence of max_model_len {max_model_len} needs {} of KV cache, {} are available; ",
+                    readable(needed_bytes),
+                    readable(available_bytes)
                 )?;
                 if fitting_tokens == 0 {
                     formatter.write_str("not one block fits: give the KV cache more memory")
@@ -193,6 +192,16 @@ impl fmt::Display for DoesNotFit {
                 }
             }
         }
+    }
+}
+
+/// Bytes in the largest unit that leaves digits before the point.
+fn readable(bytes: usize) -> String {
+    let unit = |scale: f64, name: &str| format!("{:.2} {name}", bytes as f64 / scale);
+    match bytes {
+        0x4000_0000.. => unit(GIB, "GiB"),
+        0x10_0000.. => unit(GIB / 1024.0, "MiB"),
+        _ => unit(1024.0, "KiB"),
     }
 }
 
@@ -281,6 +290,12 @@ fn size_cache(mut plan: MemoryPlan, budget: KvBudget, length: MaxModelLen) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_a_unit_that_shows_them() {
+        let found = [100, 4 << 10, 5 << 19, 3 << 29].map(readable);
+        assert_eq!(found, ["0.10 KiB", "4.00 KiB", "2.50 MiB", "1.50 GiB"]);
+    }
 
     fn plan(max_model_len: usize) -> MemoryPlan {
         MemoryPlan {

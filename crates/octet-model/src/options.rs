@@ -116,10 +116,12 @@ impl FromStr for WeightType {
 /// `--load-format`: where the weights come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LoadFormat {
-    /// The checkpoint's safetensors files.
+    /// The checkpoint's safetensors files; random weights for a config or a shape, which has no others.
     #[default]
+    Auto,
+    /// The checkpoint's safetensors files.
     Safetensors,
-    /// Random weights from N(0, 0.02); only `config.json` is needed.
+    /// Random weights from N(0, 0.02), drawn from [`LoadOptions::seed`]; only `config.json` is needed.
     Dummy,
 }
 
@@ -128,7 +130,8 @@ impl FromStr for LoadFormat {
 
     fn from_str(name: &str) -> Result<Self, ModelError> {
         match name {
-            "auto" | "safetensors" => Ok(Self::Safetensors),
+            "auto" => Ok(Self::Auto),
+            "safetensors" => Ok(Self::Safetensors),
             "dummy" => Ok(Self::Dummy),
             _ => Err(ModelError::Unsupported {
                 what: "--load-format",
@@ -233,6 +236,8 @@ pub struct LoadOptions {
     pub kv_cache_type: KvCacheChoice,
     /// The longest sequence.
     pub max_model_len: MaxModelLen,
+    /// Seed of random weights; a checkpoint's are what they are.
+    pub seed: u64,
 }
 
 #[cfg(test)]

@@ -270,30 +270,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use octet_sample::LogprobsMode;
 
     use super::*;
 
     fn params() -> SamplingParams {
-        SamplingParams {
-            temperature: 0.7,
-            top_k: 3,
-            top_p: 0.9,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            seed: 5,
-            min_tokens: 0,
-            eos_token_id: None,
-            stop_token_ids: Vec::new(),
-            logit_bias: Vec::new(),
-            allowed_token_ids: None,
-            bad_words: Vec::new(),
-            logprobs: None,
-            prompt_logprobs: None,
-            logprobs_mode: LogprobsMode::RawLogprobs,
-        }
+        SamplingParams { temperature: 0.7, top_k: 3, top_p: 0.9, seed: 5, ..SamplingParams::default() }
     }
 
     fn sampling(sequences: &[SamplingParams]) -> Sampling {

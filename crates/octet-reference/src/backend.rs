@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use octet_backend::{
     Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
-    LinearPart, LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec,
+    LinearPart, LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec, check_operand,
 };
 use octet_float8::Float8Format;
 
@@ -30,15 +30,10 @@ impl ReferenceTensor {
         &mut self.values[row * self.columns..(row + 1) * self.columns]
     }
 
-    /// Holds an operand to its operation: a model that passes another tensor is wrong itself, so this panics.
+    /// Holds an operand to its operation.
     #[track_caller]
     fn check(&self, what: &str, rows: usize, columns: usize) {
-        assert!(
-            self.columns == columns && self.rows >= rows,
-            "{what} is [{}, {}] where at least {rows} rows of {columns} columns were expected",
-            self.rows,
-            self.columns
-        );
+        check_operand(what, [self.rows, self.columns], rows, columns);
     }
 }
 
@@ -115,23 +110,6 @@ fn activate(activation: Activation, gate: f64) -> f64 {
     }
 }
 
-/// Holds a batch to what its documentation promises. A batch that breaks it was built wrongly, so this panics.
-fn check_batch(batch: &Batch) {
-    assert_eq!(batch.positions.len(), batch.rows(), "a position for each token");
-    let mut rows = 0;
-    for sequence in &batch.sequences {
-        assert_eq!(sequence.first_row, rows, "sequences cover the batch without gaps");
-        assert!(sequence.rows > 0, "a sequence has at least one row");
-        rows += sequence.rows;
-        for (row, position) in (sequence.first_row..rows).zip(sequence.computed..) {
-            assert_eq!(batch.positions[row] as usize, position, "row {row} continues its sequence");
-        }
-    }
-    assert_eq!(rows, batch.rows(), "sequences cover the batch");
-    assert!(batch.output_rows.is_sorted(), "output rows ascend");
-    assert!(batch.output_rows.last().is_none_or(|&row| (row as usize) < rows), "output rows are rows");
-}
-
 impl Backend for ReferenceBackend {
     type Tensor = ReferenceTensor;
     type Vector = Vec<f32>;
@@ -195,15 +173,9 @@ impl Backend for ReferenceBackend {
     }
 
     fn begin_step(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        if batch.rows() > self.workspace_rows {
-            return Err(BackendError::Limit {
-                what: "the batch's number of rows",
-                value: batch.rows(),
-                limit: self.workspace_rows,
-            });
-        }
-        check_batch(batch);
-        self.batch.clone_from(batch);
+        BackendError::check_limit("the batch's number of rows", batch.rows(), self.workspace_rows)?;
+        batch.check();
+        self.batch.copy_from(batch);
         Ok(())
     }
 
@@ -346,14 +318,7 @@ impl Backend for ReferenceBackend {
     }
 
     fn write_tensor(&mut self, tensor: &mut ReferenceTensor, values: &[f32]) -> Result<(), BackendError> {
-        let held = tensor.values.len();
-        if values.len() > held {
-            return Err(BackendError::Limit {
-                what: "the number of values",
-                value: values.len(),
-                limit: held,
-            });
-        }
+        BackendError::check_limit("the number of values", values.len(), tensor.values.len())?;
         tensor.values[..values.len()].copy_from_slice(values);
         Ok(())
     }

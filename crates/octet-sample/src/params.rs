@@ -43,6 +43,31 @@ pub struct SamplingParams {
     pub logprobs_mode: LogprobsMode,
 }
 
+impl Default for SamplingParams {
+    /// The model's own distribution: nothing is masked, cut off, ended or reported.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 0,
+            min_tokens: 0,
+            eos_token_id: None,
+            stop_token_ids: Vec::new(),
+            logit_bias: Vec::new(),
+            allowed_token_ids: None,
+            bad_words: Vec::new(),
+            logprobs: None,
+            prompt_logprobs: None,
+            logprobs_mode: LogprobsMode::default(),
+        }
+    }
+}
+
 /// A number of alternatives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogprobCount {

@@ -144,6 +144,8 @@ pub struct ResponseConfig {
     pub request_id_headers: bool,
     /// The role of generated chat messages.
     pub chat_role: String,
+    /// Tokens of a streamed sequence that are sent together, after the first.
+    pub stream_interval: usize,
 }
 
 impl Default for ResponseConfig {
@@ -154,6 +156,7 @@ impl Default for ResponseConfig {
             force_include_usage: false,
             request_id_headers: false,
             chat_role: "assistant".to_owned(),
+            stream_interval: 1,
         }
     }
 }

@@ -4,10 +4,10 @@
 //! a [`Model`] and an engine, and hands all of it as a [`Service`] to [`run`] or [`serve`], which return when the
 //! server has ended.
 //!
-//! The life of a request: `routes` shows every path on one screen. Each endpoint is a folder: its fields as they
-//! travel (`types`), checked once (`validate`), turned into a plan for the engine (`convert`, which tokenises, off the
-//! threads that serve connections), and answered (`response`). The fields that completions and chat share are in
-//! `parameters`. `generation` runs a plan: one engine request for each sequence, whose events come through a channel;
+//! The life of a request: `routes` shows every path on one screen, `endpoint` the way through those that generate. Each
+//! of them is a folder: its fields as they travel (`types`), checked once (`validate`), turned into a plan for the
+//! engine (`convert`, which tokenises, off the threads that serve connections), and answered (`response`). The fields
+//! that completions and chat share are in `parameters`. `generation` runs a plan: one engine request for each sequence, whose events come through a channel;
 //! the engine's thread only pushes. Events become text and are gathered, or streamed by `sse`. When the client goes
 //! away the generation is dropped and gives its sequences up.
 //!
@@ -19,6 +19,7 @@ mod chat;
 mod completions;
 mod config;
 mod cors;
+mod endpoint;
 mod error;
 mod generation;
 mod health;

@@ -11,8 +11,9 @@ use axum::response::Response;
 use axum::routing::{get, post};
 
 use crate::auth::require_key;
-use crate::chat::chat_completions;
-use crate::completions::completions;
+use crate::chat::ChatShape;
+use crate::completions::CompletionShape;
+use crate::endpoint::generate;
 use crate::error::ServerError;
 use crate::health::{health, index, load, no_route, version, wrong_method};
 use crate::metrics::{metrics, observe};
@@ -27,8 +28,8 @@ pub(crate) fn router(app: Arc<App>) -> Result<Router, ServerError> {
     // can read the refusal.
     Ok(Router::new()
         .route("/", get(index))
-        .route("/v1/completions", post(completions))
-        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/completions", post(generate::<CompletionShape>))
+        .route("/v1/chat/completions", post(generate::<ChatShape>))
         .route("/v1/models", get(models))
         .route("/v1/models/{*name}", get(model))
         .route("/tokenize", post(tokenize))

@@ -71,6 +71,7 @@ impl App {
             priority_scheduling: self.config.priority_scheduling,
             tokens_as_token_ids: self.config.responses.return_tokens_as_token_ids,
             force_include_usage: self.config.responses.force_include_usage,
+            stream_interval: self.config.responses.stream_interval,
             logprobs_mode: self.config.logprobs_mode,
             vocabulary_size: self.model.vocabulary_size,
             eos_token_id: self.model.eos_token_id,

@@ -26,9 +26,11 @@ fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os());
     let outcome = match cli.command {
         Command::Serve(arguments) => serve::run(&arguments),
-        Command::Bench(cli::bench::BenchCommand::Latency(arguments)) => bench::run(&arguments),
         Command::Devices => device::list(),
         Command::Selftest(arguments) => selftest::run(arguments.device),
+        Command::Bench(cli::bench::BenchCommand::Latency(arguments)) => bench::latency(&arguments),
+        Command::Bench(cli::bench::BenchCommand::Serve(arguments)) => bench::serve::run(&arguments),
+        Command::Bench(cli::bench::BenchCommand::Throughput(arguments)) => bench::throughput::run(&arguments),
         Command::Complete(arguments) => terminal::complete(*arguments),
         Command::Chat(arguments) => terminal::chat(*arguments),
     };

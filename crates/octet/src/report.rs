@@ -22,7 +22,21 @@ pub(crate) fn result(text: &str) {
 
 /// The chain of causes, one line, so that the last line of a log says it all.
 pub(crate) fn failure(error: &anyhow::Error) {
-    line(format_args!("octet: error: {error:#}"));
+    line(format_args!("octet: error: {}", causes(error)));
+}
+
+/// The causes, outermost first. Those that an outer one has told already are left out.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// `1234567` as `1,234,567`.
@@ -77,7 +91,16 @@ pub(crate) fn memory(plan: &MemoryPlan) {
 
 #[cfg(test)]
 mod tests {
-    use super::grouped;
+    use anyhow::Context;
+
+    use super::{causes, grouped};
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow::anyhow!("no such file").context("cannot read x: no such file; name another");
+        let error = Err::<(), _>(error).context("the model cannot be loaded").unwrap_err();
+        assert_eq!(causes(&error), "the model cannot be loaded: cannot read x: no such file; name another");
+    }
 
     #[test]
     fn digits_are_grouped_by_three() {

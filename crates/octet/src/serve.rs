@@ -97,7 +97,10 @@ struct TextSide {
 fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
     let max_logprobs = match arguments.max_logprobs {
         -1 => None,
-        count => Some(u32::try_from(count).context("--max-logprobs must be -1 or at least 0")?),
+        count => match u32::try_from(count) {
+            Ok(count) => Some(count),
+            Err(_) => bail!("--max-logprobs is {count}, expected -1 (no limit) or at least 0"),
+        },
     };
     Ok(ServerConfig {
         host: arguments.host.clone(),
@@ -120,6 +123,7 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
             force_include_usage: arguments.enable_force_include_usage,
             request_id_headers: arguments.enable_request_id_headers,
             chat_role: arguments.response_role.clone(),
+            stream_interval: arguments.stream_interval,
         },
         seed: arguments.engine.seed,
         logprobs_mode: match arguments.logprobs_mode {
@@ -139,14 +143,25 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
 
 /// The generation config that `--generation-config` names.
 fn generation_config(arguments: &ServeArgs, folder: Option<&Path>) -> Result<GenerationConfig> {
-    let folder = match arguments.generation_config.as_str() {
-        "vllm" => None,
-        "auto" => folder,
-        folder => Some(Path::new(folder)),
+    const FILE: &str = "generation_config.json";
+    let path = match arguments.generation_config.as_str() {
+        "vllm" => return Ok(GenerationConfig::default()),
+        "auto" => match folder {
+            Some(folder) => folder.join(FILE),
+            None => return Ok(GenerationConfig::default()),
+        },
+        // A model may have no such file, but a folder that was named for it must.
+        named => {
+            let path = Path::new(named).join(FILE);
+            if !path.exists() {
+                bail!(
+                    "--generation-config: {named} has no {FILE}; expected auto, vllm, or a folder that has one"
+                );
+            }
+            path
+        }
     };
-    let config =
-        folder.map(|folder| GenerationConfig::read(&folder.join("generation_config.json"))).transpose()?;
-    Ok(config.unwrap_or_default())
+    Ok(GenerationConfig::read(&path)?)
 }
 
 fn generation_defaults(config: &GenerationConfig, arguments: &ServeArgs) -> Result<GenerationDefaults> {

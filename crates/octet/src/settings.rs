@@ -22,6 +22,8 @@ const BINDING_VARIABLE: &str = "VLLM_CPU_OMP_THREADS_BIND";
 const RESERVED_VARIABLE: &str = "VLLM_CPU_NUM_OF_RESERVED_CPU";
 /// Tokens of a step, unless said otherwise: vLLM's default on a CPU.
 const BATCHED_TOKENS: usize = 2048;
+/// Sequences that run at once, unless said otherwise: vLLM's default on a CPU.
+const SEQUENCES: usize = 128;
 
 /// A model as the user named it.
 #[derive(Clone, Debug)]
@@ -40,6 +42,12 @@ impl Source {
     pub(crate) fn new(word: Option<&str>, arguments: &EngineArgs) -> Result<Self> {
         // A folder of the same name is nearer to what was typed.
         let Some(word) = word.filter(|word| *word != shipped::NAME || Path::new(word).is_dir()) else {
+            if let Some(asked) = &arguments.revision {
+                bail!(
+                    "--revision {asked} needs a Hub id, and {} is the model inside this program",
+                    shipped::NAME
+                );
+            }
             return Ok(Self {
                 source: ModelSource::Folder(shipped::folder()?),
                 name: shipped::NAME.to_owned(),
@@ -90,6 +98,7 @@ pub(crate) fn load_options(arguments: &EngineArgs) -> LoadOptions {
         load_format: load_format(arguments),
         kv_cache_type: arguments.kv_cache_dtype,
         max_model_len: arguments.max_model_len.unwrap_or_default(),
+        seed: arguments.seed,
     }
 }
 
@@ -116,15 +125,24 @@ pub(crate) fn memory_request(arguments: &EngineArgs, longest: usize) -> Result<M
         (None, Some(bytes), _) | (None, None, Some(bytes)) => KvBudget::Bytes(bytes),
         (None, None, None) => KvBudget::Utilization(share),
     };
+    let sequences = arguments.max_num_seqs.unwrap_or(SEQUENCES);
+    if let (Some(tokens), Some(_)) = (arguments.max_num_batched_tokens, arguments.max_num_seqs)
+        && tokens < sequences
+    {
+        bail!(
+            "--max-num-batched-tokens is {tokens} and --max-num-seqs {sequences}: every sequence needs a token of a \
+             step, so raise the former or lower the latter"
+        );
+    }
     let wanted = arguments.max_num_batched_tokens.unwrap_or_else(|| {
         let whole_prompts = if chunks(arguments) { BATCHED_TOKENS } else { longest.max(BATCHED_TOKENS) };
-        whole_prompts.min(arguments.max_num_seqs.saturating_mul(longest))
+        whole_prompts.min(sequences.saturating_mul(longest))
     });
     Ok(MemoryRequest {
         kv,
         block_size: arguments.block_size,
         max_batched_tokens: wanted,
-        max_sequences: arguments.max_num_seqs.min(wanted),
+        max_sequences: sequences.min(wanted),
     })
 }
 

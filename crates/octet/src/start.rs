@@ -4,14 +4,14 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use octet_backend::Backend;
+use octet_backend::{Backend, DataType};
 use octet_cpu::CpuBackend;
 use octet_engine::{EngineConfig, EngineHandle, EngineThread, Executor};
 use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel, Runner};
 
-use crate::cli::EngineArgs;
+use crate::cli::{Device, EngineArgs};
 use crate::report;
 use crate::settings::{self, Source};
 
@@ -27,6 +27,19 @@ pub(crate) struct Ready<R = Runner<CpuBackend>> {
     pub(crate) config: ModelConfig,
     /// Bytes of weights that every step reads: all but an embedding table that is only looked up.
     pub(crate) step_weight_bytes: usize,
+    /// In what weights and cached keys and values are held.
+    pub(crate) precision: Precision,
+}
+
+/// Element types of a loaded model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Precision {
+    /// Of weights that are not quantised.
+    pub(crate) weights: DataType,
+    /// How the others are quantised.
+    pub(crate) quantization: Option<&'static str>,
+    /// Of the KV cache.
+    pub(crate) kv_cache: DataType,
 }
 
 impl<R: Executor + Send + 'static> Ready<R> {
@@ -52,13 +65,16 @@ pub(crate) fn resolve(source: &Source, arguments: &EngineArgs) -> Result<Resolve
 /// Loads a model onto the CPU.
 ///
 /// # Errors
-/// As [`load_on`], and settings of threads that cannot be.
+/// As [`load_on`], settings of threads that cannot be, and a GPU that was asked for where only the CPU is measured.
 pub(crate) fn load(
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
     prefix_caching: bool,
 ) -> Result<Ready> {
+    if !matches!(arguments.device, Device::Auto | Device::Cpu) {
+        bail!("this runs on the CPU only; to measure a GPU, start `octet serve` and use `octet bench serve`");
+    }
     let backend = || Ok(CpuBackend::new(&settings::cpu_options(arguments)?)?);
     load_on(backend, source, model, arguments, prefix_caching)
 }
@@ -115,8 +131,13 @@ fn load_here<B: Backend>(
     let table_bytes = config.vocabulary * config.hidden * loaded.weight_type().bytes();
     let looked_up_only = !config.tied_embeddings || arguments.quantize_head;
     let step_weight_bytes = loaded.weight_bytes() - if looked_up_only { table_bytes } else { 0 };
+    let precision = Precision {
+        weights: loaded.weight_type(),
+        quantization: loaded.quantization(),
+        kv_cache: loaded.kv_type(),
+    };
     let runner = loaded.into_runner(plan.limits())?;
-    Ok(Ready { runner, engine, plan, config, step_weight_bytes })
+    Ok(Ready { runner, engine, plan, config, step_weight_bytes, precision })
 }
 
 /// A progress bar on terminals; silent elsewhere.

@@ -70,16 +70,16 @@ fn read_row(table: &PackedLinear, row: usize, target: &mut [f32]) {
     }
 }
 
-/// Reads the elements of one row, group by group, as the table's layout has them.
+/// Reads the elements of one row, as many at a time as lie side by side.
 fn read<const SIZE: usize>(
     table: &PackedLinear,
     row: usize,
     target: &mut [f32],
     convert: impl Fn([u8; SIZE]) -> f32,
 ) {
-    let group = table.encoding().group_columns();
-    for (index, target) in target.chunks_mut(group).enumerate() {
-        let start = table.element(row, index * group);
+    let together = table.columns_side_by_side();
+    for (index, target) in target.chunks_mut(together).enumerate() {
+        let start = table.element(row, index * together);
         let elements = table.data()[start..start + target.len() * SIZE].as_chunks::<SIZE>().0;
         for (target, element) in target.iter_mut().zip(elements) {
             *target = convert(*element);

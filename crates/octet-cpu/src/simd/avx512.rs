@@ -6,9 +6,9 @@ use std::arch::x86_64::{
     _mm_prefetch, _mm_shuffle_ps, _mm256_add_ps, _mm256_castps256_ps128, _mm256_extractf128_ps,
     _mm256_loadu_si256, _mm256_max_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
     _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cmp_ps_mask,
-    _mm512_cvtepi8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_div_ps,
-    _mm512_dpbf16_ps, _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_mask_blend_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_cvtepi8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_cvtps_epi32,
+    _mm512_div_ps, _mm512_dpbf16_ps, _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512,
     _mm512_permutex2var_epi8, _mm512_roundscale_ps, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps,
     _mm512_slli_epi16, _mm512_slli_epi32, _mm512_sllv_epi16, _mm512_sllv_epi32, _mm512_srav_epi16,
     _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps,
@@ -16,7 +16,7 @@ use std::arch::x86_64::{
 use std::mem::transmute;
 
 use super::portable::float8_to_bf16;
-use super::{Kernel, PairDot, PairKernel, Simd};
+use super::{Kernel, LANES, PairDot, PairKernel, Simd};
 
 /// Proof that the processor has AVX-512 F, BW, VL and DQ (and with it AVX2, FMA and F16C), and, if `PAIR_DOT`, BF16
 /// and VBMI.
@@ -32,11 +32,6 @@ pub(crate) type Avx512 = Level<false>;
 pub(crate) type Avx512Bf16 = Level<true>;
 
 impl<const PAIR_DOT: bool> Level<PAIR_DOT> {
-    /// The same instructions without the dot products: a kernel that uses none is then not compiled twice.
-    pub(crate) fn without_pair_dot(self) -> Avx512 {
-        Level { _detected: () }
-    }
-
     /// Asks the processor.
     pub(crate) fn detect() -> Option<Self> {
         let base = is_x86_feature_detected!("avx512f")
@@ -315,6 +310,15 @@ impl PairDot for Avx512Bf16 {
             let odd =
                 _mm512_or_si512(_mm512_and_si512(upper, high_bytes), _mm512_srli_epi16::<8>(lower));
             (even, odd)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn round_to_bf16(self, source: *const f32) -> __m512i {
+        // SAFETY: the caller's promise, and the proof of detection.
+        unsafe {
+            let (first, second) = (self.load(source), self.load(source.add(LANES)));
+            transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first))
         }
     }
 }

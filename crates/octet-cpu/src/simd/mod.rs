@@ -12,17 +12,22 @@
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
 pub(crate) mod math;
+pub(crate) mod tiles;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use portable::Portable;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::Amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -236,4 +241,10 @@ pub(crate) trait PairDot: Simd {
     /// Widens sixty-four E4M3 (or, if `E5M2`, E5M2) codes to bfloat16, exactly: those at even places, then those at
     /// odd places. No NaN or infinity among them.
     fn widen_float8<const E5M2: bool>(self, codes: Self::Bits) -> (Self::Bits, Self::Bits);
+
+    /// Thirty-two values rounded to bfloat16 (to nearest even), in their order.
+    ///
+    /// # Safety
+    /// `source` is valid for reading thirty-two values.
+    unsafe fn round_to_bf16(self, source: *const f32) -> Self::Bits;
 }

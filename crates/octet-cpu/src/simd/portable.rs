@@ -2,6 +2,10 @@
 
 use half::{bf16, f16};
 
+use super::tiles::{
+    GROUP_CODES, ROW_BYTES, TILE_BYTES, TILE_CODES, TILE_COLUMNS, TILE_FLOATS, TILE_ROWS, TileDot,
+    TileKernel, TileOperands,
+};
 use super::{Kernel, LANES, PairDot, PairKernel, Simd};
 
 /// Plain Rust. Its methods are only `#[inline]`: where the processor has vectors the compiler finds them worth it, and
@@ -241,6 +245,125 @@ impl PairDot for Portable {
         let even = map(codes, |codes| widen(codes) | widen(codes >> 16) << 16);
         let odd = map(codes, |codes| widen(codes >> 8) | widen(codes >> 24) << 16);
         (even, odd)
+    }
+
+    unsafe fn round_to_bf16(self, source: *const f32) -> [u32; LANES] {
+        let rounded = |index: usize| {
+            // SAFETY: the caller's promise.
+            let value = flush(unsafe { *source.add(index) });
+            u32::from(half::bf16::from_f32(value).to_bits())
+        };
+        std::array::from_fn(|lane| rounded(2 * lane) | rounded(2 * lane + 1) << 16)
+    }
+}
+
+impl TileDot for Portable {
+    type Vectors = Self;
+
+    fn vectors(self) -> Self {
+        self
+    }
+
+    fn run_tiles<K: TileKernel>(self, _rows: usize, kernel: K) -> K::Output {
+        kernel.run_tiles(self)
+    }
+
+    fn ask_for(self, _address: *const u8) {}
+
+    unsafe fn multiply_one<const PANELS: usize>(self, operands: &TileOperands) {
+        for panel in 0..PANELS {
+            // SAFETY: the caller's promise.
+            unsafe { multiply_tile(operands, 0, panel) };
+        }
+    }
+
+    unsafe fn widen_group<const E5M2: bool>(self, source: *const u8, target: *mut u8) {
+        for quarter in 0..LANES / 4 {
+            for half in 0..2 {
+                for index in 0..8 {
+                    // SAFETY: the caller's promise: 64 codes and 128 bytes.
+                    unsafe {
+                        let code = *source.add(quarter * 16 + half * 8 + index);
+                        let bits = float8_to_bf16::<E5M2>(code).to_le_bytes();
+                        let place = target.add(half * ROW_BYTES + quarter * 16 + index * 2);
+                        place.cast::<[u8; 2]>().write(bits);
+                    }
+                }
+            }
+        }
+    }
+
+    unsafe fn multiply_one_widened<const PANELS: usize, const E5M2: bool>(
+        self,
+        operands: &TileOperands,
+        wide: *mut u8,
+    ) {
+        for panel in 0..PANELS {
+            for step in 0..operands.steps {
+                let codes = operands.weights.wrapping_add(panel * operands.panel_stride + step * TILE_CODES);
+                let one_step = TileOperands {
+                    inputs: operands.inputs.wrapping_add(step * TILE_BYTES),
+                    weights: wide,
+                    steps: 1,
+                    sums: operands.sums.wrapping_add(panel * operands.sum_stride),
+                    resume: operands.resume || step > 0,
+                    ..*operands
+                };
+                // SAFETY: the caller's promise.
+                unsafe {
+                    for group in 0..TILE_CODES / GROUP_CODES {
+                        let target = wide.add(group * 2 * GROUP_CODES);
+                        self.widen_group::<E5M2>(codes.add(group * GROUP_CODES), target);
+                    }
+                    multiply_tile(&one_step, 0, 0);
+                }
+            }
+        }
+    }
+
+    unsafe fn multiply_two<const PANELS: usize>(self, operands: &TileOperands) {
+        for panel in 0..PANELS {
+            // SAFETY: the caller's promise.
+            unsafe {
+                multiply_tile(operands, 0, panel);
+                multiply_tile(operands, 1, panel);
+            }
+        }
+    }
+}
+
+/// One tile of sums, element by element: the formula of `TDPBF16PS`.
+///
+/// # Safety
+/// The operands are valid for the tile `row_tile` of rows and for `panel`.
+unsafe fn multiply_tile(operands: &TileOperands, row_tile: usize, panel: usize) {
+    let inputs = operands.inputs.wrapping_add(row_tile * operands.input_stride);
+    let weights = operands.weights.wrapping_add(panel * operands.panel_stride);
+    let sums = operands.sums.wrapping_add(panel * operands.sum_stride + row_tile * TILE_FLOATS);
+    // SAFETY: the caller's promise, for every use below.
+    let pair = |tile: *const u8, step: usize, row: usize, lane: usize| unsafe {
+        let bits: u32 =
+            tile.add(step * TILE_BYTES + row * ROW_BYTES + lane * 4).cast::<u32>().read_unaligned();
+        [flush(f32::from_bits(bits << 16)), flush(f32::from_bits(bits & 0xFFFF_0000))]
+    };
+    for row in 0..TILE_ROWS {
+        for lane in 0..LANES {
+            let place = sums.wrapping_add(row * LANES + lane);
+            // SAFETY: the caller's promise.
+            let mut sum = if operands.resume { flush(unsafe { *place }) } else { 0.0 };
+            for step in 0..operands.steps {
+                let mut chains = [0.0_f32; 2];
+                for index in 0..TILE_COLUMNS / 2 {
+                    let (input, weight) = (pair(inputs, step, row, index), pair(weights, step, index, lane));
+                    for (chain, (input, weight)) in chains.iter_mut().zip(input.into_iter().zip(weight)) {
+                        *chain = flush(input.mul_add(weight, *chain));
+                    }
+                }
+                sum = flush(sum + flush(chains[0] + chains[1]));
+            }
+            // SAFETY: the caller's promise.
+            unsafe { *place = sum };
+        }
     }
 }
 

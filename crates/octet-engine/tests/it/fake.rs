@@ -9,9 +9,7 @@ use octet_engine::{
     Delivery, Engine, EngineConfig, Event, EventSink, Executor, ExecutorError, FinishReason, OutputRow,
     Request, RequestId, RowOutcome, Slot, StepOutput, StepPlan,
 };
-use octet_sample::{
-    LogprobCount, LogprobsMode, PositionLogprobs, SampledToken, SamplingParams, TokenLogprob,
-};
+use octet_sample::{LogprobCount, PositionLogprobs, SampledToken, SamplingParams, TokenLogprob};
 
 /// Tokens that the fake samples are below this; few, so that prefixes repeat.
 pub(crate) const VOCABULARY: u32 = 5;
@@ -242,27 +240,9 @@ pub(crate) fn run_alone(
     Expected { tokens: tokens.split_off(prompt.len()), prompt_logprobs, end }
 }
 
-/// Greedy, without any stop.
+/// Neutral, without any stop.
 pub(crate) fn sampling(seed: u64) -> SamplingParams {
-    SamplingParams {
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        seed,
-        min_tokens: 0,
-        eos_token_id: None,
-        stop_token_ids: Vec::new(),
-        logit_bias: Vec::new(),
-        allowed_token_ids: None,
-        bad_words: Vec::new(),
-        logprobs: None,
-        prompt_logprobs: None,
-        logprobs_mode: LogprobsMode::RawLogprobs,
-    }
+    SamplingParams { seed, ..SamplingParams::default() }
 }
 
 pub(crate) fn with_prompt_logprobs(seed: u64) -> SamplingParams {

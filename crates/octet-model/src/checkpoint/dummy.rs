@@ -9,20 +9,21 @@ const DEVIATION: f32 = 0.02;
 /// Elements of the pattern; a prime, so that rows of any width start at ever different places.
 const PATTERN: usize = 1_048_573;
 
-/// Random weights from N(0, 0.02), the same in every run.
+/// Random weights from N(0, 0.02), the same in every run with the same seed.
 ///
 /// One million of them are drawn once; each tensor is copied out of that pattern from a place that depends on its name
 /// and row, so that gigabytes are made at the speed of memory.
 #[derive(Debug)]
 pub(crate) struct Dummy {
     data_type: DataType,
+    seed: u64,
     pattern: Vec<u8>,
 }
 
 impl Dummy {
     /// A generator of weights in one element type. FP8 weights are meant with the scale [`Dummy::SCALE`].
-    pub(crate) fn new(data_type: DataType) -> Self {
-        let mut random = SplitMix(0x0C7E7);
+    pub(crate) fn new(data_type: DataType, seed: u64) -> Self {
+        let mut random = SplitMix(seed);
         let mut pattern = Vec::with_capacity(PATTERN * data_type.bytes());
         for _ in 0..PATTERN {
             let weight = random.normal() * DEVIATION;
@@ -33,7 +34,7 @@ impl Dummy {
                 DataType::F8(format) => pattern.push(format.encode_saturating(weight / Self::SCALE)),
             }
         }
-        Self { data_type, pattern }
+        Self { data_type, seed, pattern }
     }
 
     /// The scale that goes with FP8 weights: five deviations stand at half of E4M3's range.
@@ -45,7 +46,7 @@ impl Dummy {
     /// Fills a tensor of the generator's type.
     pub(crate) fn fill(&self, name: &str, columns: usize, target: &mut [u8]) {
         let row_bytes = columns * self.data_type.bytes();
-        let mut random = SplitMix(hash(name));
+        let mut random = SplitMix(hash(name) ^ self.seed);
         for row in target.chunks_mut(row_bytes.max(1)) {
             let mut start = (random.next() % PATTERN as u64) as usize * self.data_type.bytes();
             let mut written = 0;
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn weights_have_the_right_spread_and_are_the_same_each_time() {
-        let dummy = Dummy::new(DataType::F32);
+        let dummy = Dummy::new(DataType::F32, 0);
         let mut bytes = vec![0; 4 * 300 * 50];
         dummy.fill("model.layers.0.mlp.up_proj.weight", 300, &mut bytes);
         let mut again = vec![0; bytes.len()];
@@ -102,6 +103,8 @@ mod tests {
         assert_eq!(bytes, again);
         dummy.fill("model.layers.1.mlp.up_proj.weight", 300, &mut again);
         assert_ne!(bytes, again);
+        Dummy::new(DataType::F32, 1).fill("model.layers.0.mlp.up_proj.weight", 300, &mut again);
+        assert_ne!(bytes, again, "another seed");
         let weights: Vec<f32> =
             bytes.chunks_exact(4).map(|it| f32::from_le_bytes(it.try_into().unwrap())).collect();
         let mean = weights.iter().sum::<f32>() / weights.len() as f32;
@@ -111,7 +114,7 @@ mod tests {
 
     #[test]
     fn float8_weights_have_the_same_spread_after_scaling() {
-        let dummy = Dummy::new(Dummy::FLOAT8);
+        let dummy = Dummy::new(Dummy::FLOAT8, 0);
         let mut codes = vec![0; 10_000];
         dummy.fill("w", 100, &mut codes);
         let squares = codes.iter().map(|&code| Float8Format::E4M3.decode(code).powi(2)).sum::<f32>();

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::fields::Fields;
 use crate::ModelError;
 
-/// Defaults that a model's makers recommend; a request's own values win over them.
+/// Defaults that a model's makers recommend; a request's own values win over them. `do_sample` is not among them, as in
+/// vLLM: a temperature says it all.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationConfig {
     /// Ids that end a sequence; they add to those of the tokenizer and of `config.json`.
@@ -24,8 +25,6 @@ pub struct GenerationConfig {
     pub repetition_penalty: Option<f32>,
     /// Longest output.
     pub max_new_tokens: Option<usize>,
-    /// `do_sample`: false asks for greedy decoding where no temperature is given.
-    pub do_sample: Option<bool>,
 }
 
 impl GenerationConfig {
@@ -51,10 +50,6 @@ impl GenerationConfig {
             min_p: number("min_p")?,
             repetition_penalty: number("repetition_penalty")?,
             max_new_tokens: fields.positive("max_new_tokens")?,
-            do_sample: match fields.get("do_sample") {
-                None => None,
-                Some(_) => Some(fields.flag_or("do_sample", true)?),
-            },
         })
     }
 }

@@ -59,10 +59,12 @@ pub(super) struct Fetched {
 }
 
 impl<'a> Source<'a> {
-    /// The source of a model's weights; without a checkpoint they are dummies of the types that `linears` have.
+    /// The source of a model's weights; without a checkpoint they are dummies of the types that `linears` have, drawn
+    /// from `dummy_seed`.
     pub(crate) fn new<'p>(
         checkpoint: Option<&'a Checkpoint>,
         linears: impl Iterator<Item = &'p LinearPlan>,
+        dummy_seed: u64,
     ) -> Self {
         if let Some(checkpoint) = checkpoint {
             return Self::Checkpoint(checkpoint);
@@ -70,7 +72,7 @@ impl<'a> Source<'a> {
         let mut dummies: Vec<(DataType, Dummy)> = Vec::new();
         for part in linears.flat_map(|linear| &linear.parts) {
             if !dummies.iter().any(|(data_type, _)| *data_type == part.data_type) {
-                dummies.push((part.data_type, Dummy::new(part.data_type)));
+                dummies.push((part.data_type, Dummy::new(part.data_type, dummy_seed)));
             }
         }
         Self::Dummy(dummies)

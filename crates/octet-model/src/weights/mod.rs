@@ -4,5 +4,6 @@ mod fetch;
 mod pack;
 mod plan;
 
+pub(crate) use fetch::Source;
 pub(crate) use pack::{Packed, PackedLayer, pack};
 pub(crate) use plan::{PlanOptions, WeightPlan};

@@ -9,7 +9,7 @@ use octet_backend::{Backend, BackendError, DataType, LinearPart, LinearSpec, Wei
 
 use super::fetch::{Fetched, FetchedPart, PartValues, Pool, Source};
 use super::plan::{LayerPlan, LinearPlan, PartPlan, TensorPlan, WeightPlan};
-use crate::checkpoint::{Bytes, Checkpoint};
+use crate::checkpoint::Bytes;
 use crate::quantization::Granularity;
 use crate::{ModelError, Progress};
 
@@ -54,10 +54,9 @@ pub(crate) struct PackedLayer<B: Backend> {
 pub(crate) fn pack<B: Backend>(
     backend: &mut B,
     plan: &WeightPlan,
-    checkpoint: Option<&Checkpoint>,
+    source: &Source<'_>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Packed<B>, ModelError> {
-    let source = &Source::new(checkpoint, plan.linears());
     let total_bytes = plan.linears().map(LinearPlan::source_bytes).sum();
     thread::scope(|scope| {
         // No room in the channel: at most two linears are in memory besides the packed ones.

@@ -4,7 +4,7 @@ use octet_backend::Batch;
 use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 use octet_model::{
     KvBudget, LoadFormat, LoadOptions, LoadedModel, MaxModelLen, MemoryRequest, ModelSource,
-    OnlineQuantization, Progress,
+    OnlineQuantization, Progress, ResolvedModel,
 };
 use octet_reference::ReferenceBackend;
 use octet_sample::LogprobCount;
@@ -32,15 +32,24 @@ fn dummy_weights_run_from_a_config_alone() {
     let folder = config_only();
     for quantization in [None, Some(OnlineQuantization::Channel)] {
         let options = LoadOptions { load_format: LoadFormat::Dummy, quantization, ..EXACT };
-        let run = || {
-            let model = load(folder.path(), options).unwrap();
+        let run = |seed| {
+            let model = load(folder.path(), LoadOptions { seed, ..options }).unwrap();
             let mut runner = model.into_runner(limits(128)).unwrap();
             logits(&mut runner, &[1, 2, 3], 3)
         };
-        let found = run();
-        assert_eq!(found, run(), "the same in every run");
+        let found = run(0);
+        assert_eq!(found, run(0), "the same in every run");
+        assert_ne!(found, run(1), "another seed, other weights");
         assert!(found.iter().all(|logit| logit.is_finite()) && found.iter().any(|&logit| logit != 0.0));
     }
+}
+
+#[test]
+fn a_shape_has_no_weights_to_read() {
+    let source = ModelSource::Shape("llama-160m".to_owned());
+    let error = ResolvedModel::new(&source, LoadFormat::Safetensors, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("llama-160m is a config without weights"), "{error}");
+    assert!(ResolvedModel::new(&source, LoadFormat::Auto, &mut |_| {}).is_ok());
 }
 
 #[test]

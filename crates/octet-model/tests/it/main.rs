@@ -7,4 +7,5 @@ mod golden;
 mod invariance;
 mod kv_cache;
 mod layouts;
+mod preemption;
 mod support;

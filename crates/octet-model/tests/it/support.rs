@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use octet_backend::{Backend, Batch};
-use octet_cpu::{CpuBackend, CpuOptions, PoolOptions, ThreadBinding};
+use octet_cpu::{CpuBackend, CpuOptions, Isa, PoolOptions, ThreadBinding};
 use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 use octet_model::{LoadOptions, LoadedModel, ModelError, ModelSource, Runner, RunnerLimits, WeightType};
 use octet_reference::ReferenceBackend;
-use octet_sample::{LogprobsMode, SamplingParams};
+use octet_sample::SamplingParams;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -135,8 +135,17 @@ impl Draft {
 
     /// Loads it onto the CPU backend.
     pub(crate) fn load_on_cpu(&self, options: LoadOptions) -> Result<LoadedModel<CpuBackend>, ModelError> {
+        self.load_on(cpu(), options)
+    }
+
+    /// Loads it onto a backend.
+    pub(crate) fn load_on<B: Backend>(
+        &self,
+        backend: B,
+        options: LoadOptions,
+    ) -> Result<LoadedModel<B>, ModelError> {
         let folder = self.write();
-        load_on(cpu(), folder.path(), options)
+        load_on(backend, folder.path(), options)
     }
 
     /// The error that loading gives.
@@ -147,8 +156,13 @@ impl Draft {
 
 /// Two workers wherever the system puts them: tests run side by side.
 pub(crate) fn cpu() -> CpuBackend {
+    cpu_with(Isa::from_environment().unwrap())
+}
+
+/// The CPU backend on one instruction set.
+pub(crate) fn cpu_with(isa: Isa) -> CpuBackend {
     let threads = PoolOptions { workers: Some(2), binding: ThreadBinding::Unbound, reserved_cores: 0 };
-    CpuBackend::new(&CpuOptions { threads, isa: None }).unwrap()
+    CpuBackend::new(&CpuOptions { threads, isa: Some(isa.name().to_owned()) }).unwrap()
 }
 
 pub(crate) fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) {
@@ -166,6 +180,7 @@ pub(crate) const EXACT: LoadOptions = LoadOptions {
     load_format: octet_model::LoadFormat::Safetensors,
     kv_cache_type: octet_model::KvCacheChoice::Auto,
     max_model_len: octet_model::MaxModelLen::Model,
+    seed: 0,
 };
 
 pub(crate) fn load(folder: &Path, options: LoadOptions) -> Result<LoadedModel<ReferenceBackend>, ModelError> {
@@ -220,25 +235,7 @@ pub(crate) fn block_table(tokens: usize, first: u32) -> Vec<u32> {
 }
 
 pub(crate) fn greedy_params() -> SamplingParams {
-    SamplingParams {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        seed: 0,
-        min_tokens: 0,
-        eos_token_id: None,
-        stop_token_ids: Vec::new(),
-        logit_bias: Vec::new(),
-        allowed_token_ids: None,
-        bad_words: Vec::new(),
-        logprobs: None,
-        prompt_logprobs: None,
-        logprobs_mode: LogprobsMode::RawLogprobs,
-    }
+    SamplingParams { temperature: 0.0, ..SamplingParams::default() }
 }
 
 /// Greedy decoding through the executor, as the engine drives it.

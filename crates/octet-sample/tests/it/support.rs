@@ -1,30 +1,12 @@
 //! Parameters and rows for tests.
 
-use octet_sample::{LogprobsMode, SamplingParams};
+use octet_sample::SamplingParams;
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::Rng;
 
 /// Greedy, nothing else set.
 pub(crate) fn params() -> SamplingParams {
-    SamplingParams {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        seed: 7,
-        min_tokens: 0,
-        eos_token_id: None,
-        stop_token_ids: Vec::new(),
-        logit_bias: Vec::new(),
-        allowed_token_ids: None,
-        bad_words: Vec::new(),
-        logprobs: None,
-        prompt_logprobs: None,
-        logprobs_mode: LogprobsMode::RawLogprobs,
-    }
+    SamplingParams { temperature: 0.0, seed: 7, ..SamplingParams::default() }
 }
 
 /// Evenly distributed in `[0, 1)`.

@@ -124,8 +124,13 @@ fn messages(messages: Option<Vec<Map<String, Value>>>) -> Result<Vec<Value>, Api
 }
 
 fn one_message(index: usize, mut message: Map<String, Value>) -> Result<Value, ApiError> {
-    if !message.get("role").is_some_and(Value::is_string) {
-        let text = format!("messages[{index}].role is missing; it is a string such as \"user\"");
+    let wrong = match message.get("role") {
+        Some(Value::String(_)) => None,
+        None | Some(Value::Null) => Some("is missing; it is"),
+        Some(_) => Some("must be"),
+    };
+    if let Some(wrong) = wrong {
+        let text = format!("messages[{index}].role {wrong} a string such as \"user\"");
         return Err(ApiError::invalid("messages", text));
     }
     let content = content(index, message.remove("content").unwrap_or(Value::Null))?;
@@ -241,6 +246,7 @@ mod tests {
     fn what_a_text_model_cannot_take_is_refused_with_its_place() {
         let table = [
             (json!({ "content": "a" }), "messages[0].role is missing"),
+            (json!({ "role": 1, "content": "a" }), "messages[0].role must be a string"),
             (json!({ "role": "user", "content": 3 }), "messages[0].content must be a string"),
             (json!({ "role": "user", "content": [3] }), "messages[0].content[0] must be an object"),
             (

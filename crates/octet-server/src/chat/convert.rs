@@ -4,72 +4,66 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use octet_sample::LogprobCount;
-use octet_text::StreamOptions;
+use serde::Serialize;
 
 use super::conversation::Conversation;
+use super::response;
 use super::types::{ChatFields, ConversationFields};
 use super::validate::{ChatOptions, validate};
+use crate::endpoint::{CommonShape, Endpoint};
 use crate::error::ApiError;
-use crate::generation::{GenerationPlan, SequencePlan};
+use crate::generation::{GenerationPlan, Output, SequencePlan};
 use crate::json::decode;
-use crate::logprobs::TokenNames;
-use crate::parameters::{self, LogprobWishes, OutputRules, ParameterFields, Parameters, StreamUsage};
+use crate::parameters::{self, LogprobWishes, OutputRules, ParameterFields, Parameters};
 use crate::request_id::ClientId;
-use crate::state::{App, unix_seconds};
+use crate::sse::ChunkWriter;
+use crate::state::App;
+use crate::usage::Usage;
 
 /// What the answer looks like, apart from what is generated.
-pub(crate) struct Shape {
-    pub(crate) id: String,
-    pub(crate) created: u64,
-    pub(crate) model: String,
-    pub(crate) role: String,
-    pub(crate) n: usize,
-    pub(crate) names: TokenNames,
-    pub(crate) prompt: Arc<[u32]>,
+pub(crate) struct ChatShape {
+    pub(super) common: CommonShape,
+    pub(super) role: String,
+    pub(super) prompt: Arc<[u32]>,
     /// The last message's text, if it is to be repeated.
-    pub(crate) echo: Option<String>,
-    pub(crate) logprobs: Option<LogprobCount>,
-    pub(crate) show_prompt_logprobs: bool,
-    pub(crate) return_token_ids: bool,
-    pub(crate) prompt_tokens_details: bool,
-    pub(crate) stream: Option<StreamUsage>,
+    pub(super) echo: Option<String>,
 }
 
-/// Decodes, checks, renders and tokenises a body.
-pub(crate) fn prepare(
-    app: &App,
-    body: &str,
-    client: &ClientId,
-    arrived: Instant,
-) -> Result<(GenerationPlan, Shape), ApiError> {
-    let fields: ChatFields = decode(body)?;
-    let conversation: ConversationFields = decode(body)?;
-    let shared: ParameterFields = decode(body)?;
-    app.check_model(shared.model.as_deref())?;
-    let rules = app.rules();
-    let parameters = parameters::validate(&shared, &rules)?;
-    let conversation = Conversation::new(app, conversation)?;
-    let options = validate(&fields, conversation.has_tools(), &rules)?;
-    let prompt = prompt(app, &conversation, &options, &parameters)?;
-    let plan = plan(app, &options, &parameters, &prompt, arrived)?;
-    let role = conversation.answering_role(&app.config.responses.chat_role).to_owned();
-    let shape = Shape {
-        id: client.response_id("chatcmpl", parameters.request_id.as_deref()),
-        created: unix_seconds(),
-        model: app.model.name().to_owned(),
-        echo: options.echo.then(|| conversation.last_text_of(&role)).flatten(),
-        role,
-        n: parameters.n,
-        names: TokenNames::new(Arc::clone(&app.model.tokenizer), parameters.tokens_as_token_ids),
-        prompt,
-        logprobs: options.logprobs,
-        show_prompt_logprobs: parameters.sampling.prompt_logprobs.is_some(),
-        return_token_ids: parameters.return_token_ids,
-        prompt_tokens_details: app.config.responses.prompt_tokens_details,
-        stream: parameters.stream,
-    };
-    Ok((plan, shape))
+impl Endpoint for ChatShape {
+    fn prepare(
+        app: &App,
+        body: &str,
+        client: &ClientId,
+        arrived: Instant,
+    ) -> Result<(GenerationPlan, Self), ApiError> {
+        let fields: ChatFields = decode(body)?;
+        let conversation: ConversationFields = decode(body)?;
+        let shared: ParameterFields = decode(body)?;
+        app.check_model(shared.model.as_deref())?;
+        let rules = app.rules();
+        let parameters = parameters::validate(&shared, &rules)?;
+        let conversation = Conversation::new(app, conversation)?;
+        let options = validate(&fields, conversation.has_tools(), &rules)?;
+        let prompt = prompt(app, &conversation, &options, &parameters)?;
+        let sequences = sequences(app, &options, &parameters, &prompt)?;
+        let role = conversation.answering_role(&app.config.responses.chat_role).to_owned();
+        let echo = options.echo.then(|| conversation.last_text_of(&role)).flatten();
+        let common = CommonShape::new(app, client, "chatcmpl", &parameters, options.logprobs);
+        let shape = Self { common, role, prompt, echo };
+        Ok((GenerationPlan::new(sequences, parameters, arrived), shape))
+    }
+
+    fn common(&self) -> &CommonShape {
+        &self.common
+    }
+
+    fn whole(&self, outputs: Vec<Output>, usage: Usage) -> impl Serialize {
+        response::whole(self, outputs, usage)
+    }
+
+    fn chunks(self) -> impl ChunkWriter {
+        response::ChatStream::new(self)
+    }
 }
 
 /// By default an answer may fill the context, up to the model's own cap.
@@ -100,13 +94,12 @@ fn prompt(
     Ok(tokens.into())
 }
 
-fn plan(
+fn sequences(
     app: &App,
     options: &ChatOptions,
     parameters: &Parameters,
     prompt: &Arc<[u32]>,
-    arrived: Instant,
-) -> Result<GenerationPlan, ApiError> {
+) -> Result<Vec<SequencePlan>, ApiError> {
     let bad_words = parameters::encode_bad_words(&app.model.tokenizer, &parameters.bad_words)?;
     let max_tokens = output_rules(app, options).max_tokens(prompt.len())?;
     parameters::check_min_tokens(parameters, max_tokens)?;
@@ -116,16 +109,5 @@ fn plan(
         sampling: parameters::sequence_sampling(parameters, &bad_words, wishes, index, &app.seeds),
         max_tokens,
     };
-    Ok(GenerationPlan {
-        sequences: (0..parameters.n).map(sequence).collect(),
-        n: parameters.n,
-        text: StreamOptions {
-            skip_special_tokens: parameters.skip_special_tokens,
-            stop: parameters.stop.clone(),
-            include_stop_str_in_output: parameters.include_stop_str_in_output,
-        },
-        priority: parameters.priority,
-        cache_salt: parameters.cache_salt.clone(),
-        arrived,
-    })
+    Ok((0..parameters.n).map(sequence).collect())
 }

@@ -2,7 +2,7 @@
 
 use octet_sample::{LogprobCount, SampledToken};
 
-use super::convert::Shape;
+use super::convert::ChatShape;
 use super::types::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, ChatResponse,
     ChatTokenLogprob, ChatTopLogprob,
@@ -14,29 +14,29 @@ use crate::sse::{ChunkWriter, Frames};
 use crate::usage::Usage;
 
 /// The whole answer.
-pub(super) fn whole(shape: &Shape, outputs: Vec<Output>, usage: Usage) -> ChatResponse {
-    let prompt_logprobs = shape.show_prompt_logprobs.then(|| {
+pub(super) fn whole(shape: &ChatShape, outputs: Vec<Output>, usage: Usage) -> ChatResponse {
+    let prompt_logprobs = shape.common.show_prompt_logprobs.then(|| {
         let positions = outputs.first().and_then(|output| output.prompt_logprobs.as_deref());
-        prompt_logprobs(positions.unwrap_or_default(), &shape.names)
+        prompt_logprobs(positions.unwrap_or_default(), &shape.common.names)
     });
     let choices =
         outputs.into_iter().enumerate().map(|(index, output)| choice(shape, index, output)).collect();
     ChatResponse {
-        id: shape.id.clone(),
+        id: shape.common.id.clone(),
         object: "chat.completion",
-        created: shape.created,
-        model: shape.model.clone(),
+        created: shape.common.created,
+        model: shape.common.model.clone(),
         choices,
         service_tier: None,
         system_fingerprint: FINGERPRINT,
         usage,
         prompt_logprobs,
-        prompt_token_ids: shape.return_token_ids.then(|| shape.prompt.to_vec()),
+        prompt_token_ids: shape.common.return_token_ids.then(|| shape.prompt.to_vec()),
         kv_transfer_params: None,
     }
 }
 
-fn choice(shape: &Shape, index: usize, output: Output) -> ChatChoice {
+fn choice(shape: &ChatShape, index: usize, output: Output) -> ChatChoice {
     let mut content = shape.echo.clone().unwrap_or_default();
     content.push_str(&output.text);
     ChatChoice {
@@ -50,9 +50,9 @@ fn choice(shape: &Shape, index: usize, output: Output) -> ChatChoice {
             function_call: None,
             reasoning: None,
         },
-        logprobs: shape.logprobs.map(|count| logprobs(&output.tokens, count, &shape.names)),
+        logprobs: shape.common.logprobs.map(|count| logprobs(&output.tokens, count, &shape.common.names)),
         finish_reason: output.finish.word(),
-        token_ids: shape.return_token_ids.then(|| output.tokens.iter().map(|token| token.token).collect()),
+        token_ids: shape.common.token_ids(&output.tokens),
         stop_reason: output.finish.stop_reason,
     }
 }
@@ -81,23 +81,23 @@ fn logprobs(tokens: &[SampledToken], count: LogprobCount, names: &TokenNames) ->
 
 /// Writes chunks.
 pub(super) struct ChatStream {
-    shape: Shape,
+    shape: ChatShape,
     /// Whether each sequence's role has been sent.
     begun: Vec<bool>,
 }
 
 impl ChatStream {
-    pub(super) fn new(shape: Shape) -> Self {
-        let begun = vec![false; shape.n];
+    pub(super) fn new(shape: ChatShape) -> Self {
+        let begun = vec![false; shape.common.n];
         Self { shape, begun }
     }
 
     fn chunk<'a>(&'a self, choices: Vec<ChatChunkChoice<'a>>, usage: Option<Usage>) -> ChatChunk<'a> {
         ChatChunk {
-            id: &self.shape.id,
+            id: &self.shape.common.id,
             object: "chat.completion.chunk",
-            created: self.shape.created,
-            model: &self.shape.model,
+            created: self.shape.common.created,
+            model: &self.shape.common.model,
             choices,
             usage,
             prompt_token_ids: None,
@@ -116,7 +116,7 @@ impl ChatStream {
         };
         let role = ChatDelta { role: Some(&self.shape.role), content: Some(String::new()) };
         let mut chunk = self.chunk(vec![choice(role)], usage);
-        chunk.prompt_token_ids = self.shape.return_token_ids.then(|| self.shape.prompt.to_vec());
+        chunk.prompt_token_ids = self.shape.common.return_token_ids.then(|| self.shape.prompt.to_vec());
         frames.push(&chunk);
         if let Some(echo) = self.shape.echo.as_ref().filter(|echo| !echo.is_empty()) {
             let delta = ChatDelta { role: None, content: Some(echo.clone()) };
@@ -132,9 +132,7 @@ impl ChunkWriter for ChatStream {
         }
         let shape = &self.shape;
         let index = delta.sequence;
-        let continuous = shape.stream.is_some_and(|usage| usage.continuous);
-        let usage =
-            continuous.then(|| Usage::new(generation.sequence_usage(index), shape.prompt_tokens_details));
+        let usage = shape.common.usage_so_far(generation, index);
         if !self.begun[index] {
             self.begin(index, usage, frames);
         }
@@ -143,20 +141,20 @@ impl ChunkWriter for ChatStream {
             index,
             delta: ChatDelta { role: None, content: Some(delta.text) },
             logprobs: shape
+                .common
                 .logprobs
                 .filter(|_| has_tokens)
-                .map(|count| logprobs(&delta.tokens, count, &shape.names)),
+                .map(|count| logprobs(&delta.tokens, count, &shape.common.names)),
             finish_reason: delta.finish.as_ref().map(|finish| finish.word()),
             stop_reason: delta.finish.and_then(|finish| finish.stop_reason),
-            token_ids: shape.return_token_ids.then(|| delta.tokens.iter().map(|token| token.token).collect()),
+            token_ids: shape.common.token_ids(&delta.tokens),
         };
         frames.push(&self.chunk(vec![choice], usage));
         self.begun[index] = true;
     }
 
     fn end(&mut self, generation: &Generation, frames: &mut Frames) {
-        if self.shape.stream.is_some_and(|usage| usage.at_end) {
-            let usage = Usage::new(generation.usage(), self.shape.prompt_tokens_details);
+        if let Some(usage) = self.shape.common.usage_at_end(generation) {
             frames.push(&self.chunk(Vec::new(), Some(usage)));
         }
     }

@@ -5,74 +5,69 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use octet_sample::LogprobCount;
-use octet_text::StreamOptions;
+use serde::Serialize;
 
+use super::response;
 use super::types::CompletionFields;
 use super::validate::{CompletionOptions, Prompts, validate};
+use crate::endpoint::{CommonShape, Endpoint};
 use crate::error::ApiError;
-use crate::generation::{GenerationPlan, SequencePlan};
+use crate::generation::{GenerationPlan, Output, SequencePlan};
 use crate::json::decode;
-use crate::logprobs::TokenNames;
-use crate::parameters::{self, LogprobWishes, OutputRules, ParameterFields, Parameters, StreamUsage};
+use crate::parameters::{self, LogprobWishes, OutputRules, ParameterFields, Parameters};
 use crate::request_id::ClientId;
-use crate::state::{App, unix_seconds};
+use crate::sse::ChunkWriter;
+use crate::state::App;
+use crate::usage::Usage;
 
 /// `max_tokens` of a request that does not say: OpenAI's.
 const DEFAULT_MAX_TOKENS: usize = 16;
 
 /// What the answer looks like, apart from what is generated.
-pub(crate) struct Shape {
-    pub(crate) id: String,
-    pub(crate) created: u64,
-    pub(crate) model: String,
-    pub(crate) n: usize,
-    pub(crate) names: TokenNames,
-    pub(crate) prompts: Vec<PromptShape>,
-    pub(crate) echo: bool,
-    pub(crate) logprobs: Option<LogprobCount>,
-    pub(crate) show_prompt_logprobs: bool,
-    pub(crate) return_token_ids: bool,
-    pub(crate) prompt_tokens_details: bool,
-    pub(crate) stream: Option<StreamUsage>,
+pub(crate) struct CompletionShape {
+    pub(super) common: CommonShape,
+    pub(super) prompts: Vec<PromptShape>,
+    pub(super) echo: bool,
 }
 
 /// A prompt as the answer may show it.
-pub(crate) struct PromptShape {
-    pub(crate) tokens: Arc<[u32]>,
+pub(super) struct PromptShape {
+    pub(super) tokens: Arc<[u32]>,
     /// Its text, if it is echoed.
-    pub(crate) text: Option<String>,
+    pub(super) text: Option<String>,
 }
 
-/// Decodes, checks and tokenises a body.
-pub(crate) fn prepare(
-    app: &App,
-    body: &str,
-    client: &ClientId,
-    arrived: Instant,
-) -> Result<(GenerationPlan, Shape), ApiError> {
-    let fields: CompletionFields = decode(body)?;
-    let shared: ParameterFields = decode(body)?;
-    app.check_model(shared.model.as_deref())?;
-    let rules = app.rules();
-    let parameters = parameters::validate(&shared, &rules)?;
-    let options = validate(fields, &rules)?;
-    let prompts = prompts(app, &options, &parameters)?;
-    let plan = plan(app, &options, &parameters, &prompts, arrived)?;
-    let shape = Shape {
-        id: client.response_id("cmpl", parameters.request_id.as_deref()),
-        created: unix_seconds(),
-        model: app.model.name().to_owned(),
-        n: parameters.n,
-        names: TokenNames::new(Arc::clone(&app.model.tokenizer), parameters.tokens_as_token_ids),
-        prompts,
-        echo: options.echo,
-        logprobs: options.logprobs,
-        show_prompt_logprobs: parameters.sampling.prompt_logprobs.is_some(),
-        return_token_ids: parameters.return_token_ids,
-        prompt_tokens_details: app.config.responses.prompt_tokens_details,
-        stream: parameters.stream,
-    };
-    Ok((plan, shape))
+impl Endpoint for CompletionShape {
+    fn prepare(
+        app: &App,
+        body: &str,
+        client: &ClientId,
+        arrived: Instant,
+    ) -> Result<(GenerationPlan, Self), ApiError> {
+        let fields: CompletionFields = decode(body)?;
+        let shared: ParameterFields = decode(body)?;
+        app.check_model(shared.model.as_deref())?;
+        let rules = app.rules();
+        let parameters = parameters::validate(&shared, &rules)?;
+        let options = validate(fields, &rules)?;
+        let prompts = prompts(app, &options, &parameters)?;
+        let sequences = sequences(app, &options, &parameters, &prompts)?;
+        let common = CommonShape::new(app, client, "cmpl", &parameters, options.logprobs);
+        let shape = Self { common, prompts, echo: options.echo };
+        Ok((GenerationPlan::new(sequences, parameters, arrived), shape))
+    }
+
+    fn common(&self) -> &CommonShape {
+        &self.common
+    }
+
+    fn whole(&self, outputs: Vec<Output>, usage: Usage) -> impl Serialize {
+        response::whole(self, outputs, usage)
+    }
+
+    fn chunks(self) -> impl ChunkWriter {
+        response::CompletionStream::new(self)
+    }
 }
 
 fn output_rules(app: &App, options: &CompletionOptions) -> OutputRules {
@@ -131,13 +126,12 @@ fn prompts(
     }
 }
 
-fn plan(
+fn sequences(
     app: &App,
     options: &CompletionOptions,
     parameters: &Parameters,
     prompts: &[PromptShape],
-    arrived: Instant,
-) -> Result<GenerationPlan, ApiError> {
+) -> Result<Vec<SequencePlan>, ApiError> {
     let bad_words = parameters::encode_bad_words(&app.model.tokenizer, &parameters.bad_words)?;
     let rules = output_rules(app, options);
     let mut sequences = Vec::with_capacity(prompts.len() * parameters.n);
@@ -153,18 +147,7 @@ fn plan(
             });
         }
     }
-    Ok(GenerationPlan {
-        sequences,
-        n: parameters.n,
-        text: StreamOptions {
-            skip_special_tokens: parameters.skip_special_tokens,
-            stop: parameters.stop.clone(),
-            include_stop_str_in_output: parameters.include_stop_str_in_output,
-        },
-        priority: parameters.priority,
-        cache_salt: parameters.cache_salt.clone(),
-        arrived,
-    })
+    Ok(sequences)
 }
 
 /// An echoed prompt shows logprobs too, and a request for no tokens is one for prompt logprobs: the engine computes

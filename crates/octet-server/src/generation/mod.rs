@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::error::ApiError;
+use crate::parameters::Parameters;
 use crate::state::App;
 use sequence::Sequence;
 use sink::{ChannelSink, Stamped};
@@ -30,10 +31,31 @@ pub(crate) struct GenerationPlan {
     pub(crate) n: usize,
     /// How ids become text.
     pub(crate) text: StreamOptions,
+    /// Tokens of a sequence that are passed on together, after the first.
+    pub(crate) stream_interval: usize,
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<String>,
     /// When the request came in.
     pub(crate) arrived: Instant,
+}
+
+impl GenerationPlan {
+    /// The plan for sequences, prompt-major, of one request.
+    pub(crate) fn new(sequences: Vec<SequencePlan>, parameters: Parameters, arrived: Instant) -> Self {
+        Self {
+            sequences,
+            n: parameters.n,
+            text: StreamOptions {
+                skip_special_tokens: parameters.skip_special_tokens,
+                stop: parameters.stop,
+                include_stop_str_in_output: parameters.include_stop_str_in_output,
+            },
+            stream_interval: parameters.stream_interval,
+            priority: parameters.priority,
+            cache_salt: parameters.cache_salt,
+            arrived,
+        }
+    }
 }
 
 /// One sequence.
@@ -112,14 +134,15 @@ impl Generation {
     /// Hands all sequences to the engine.
     pub(crate) fn start(app: &Arc<App>, plan: GenerationPlan) -> Result<Self, ApiError> {
         let (sender, events) = mpsc::unbounded_channel();
-        let GenerationPlan { sequences, n, text, priority, cache_salt, arrived } = plan;
+        let GenerationPlan { sequences, n, text, stream_interval, priority, cache_salt, arrived } = plan;
         let count = sequences.len();
         app.load.fetch_add(1, Ordering::Relaxed);
         let mut generation =
             Self { app: Arc::clone(app), events, sequences: Vec::with_capacity(count), n, live: 0 };
         for (index, plan) in sequences.into_iter().enumerate() {
             let id = app.engine.next_request_id();
-            let sequence = Sequence::new(app, id, &plan, text.clone(), arrived);
+            let sequence =
+                Sequence::new(app, id, &plan, text.clone(), arrived).with_stream_interval(stream_interval);
             let request = Request {
                 id,
                 prompt: plan.prompt.to_vec(),

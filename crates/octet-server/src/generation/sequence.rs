@@ -19,11 +19,14 @@ pub(super) struct Sequence {
     text: TextStream,
     stops: StopTokens,
     max_tokens: usize,
+    /// Tokens that are passed on together, after the first.
+    stream_interval: usize,
     prompt_tokens: usize,
     cached_tokens: usize,
     generated: usize,
     ended: bool,
-    /// What has come and was not passed on: prompt logprobs, and the last token until its `Finished` is here.
+    /// What has come and was not passed on: prompt logprobs, tokens whose group is not full, and the last token until
+    /// its `Finished` is here.
     pending: Delta,
     meter: Meter,
 }
@@ -64,6 +67,7 @@ impl Sequence {
                 .with_min_tokens(stops.min_tokens),
             stops,
             max_tokens: plan.max_tokens,
+            stream_interval: 1,
             prompt_tokens,
             cached_tokens: 0,
             generated: 0,
@@ -71,6 +75,12 @@ impl Sequence {
             pending: Delta::default(),
             meter: Meter::new(Arc::clone(&app.metrics), arrived, prompt_tokens, plan.max_tokens),
         }
+    }
+
+    /// Passes tokens on in groups of `interval`: the first at once, the last always.
+    pub(super) fn with_stream_interval(mut self, interval: usize) -> Self {
+        self.stream_interval = interval;
+        self
     }
 
     pub(super) fn prompt_tokens(&self) -> usize {
@@ -140,7 +150,8 @@ impl Sequence {
         }
         // The engine's `Finished` follows at once: clients expect the reason with the last token, not after it.
         let is_last = is_stop || self.generated >= self.max_tokens;
-        Ok((!is_last).then(|| std::mem::take(&mut self.pending)))
+        let is_due = self.generated == 1 || self.pending.tokens.len() >= self.stream_interval;
+        Ok((is_due && !is_last).then(|| std::mem::take(&mut self.pending)))
     }
 
     fn take_end(&mut self, finished: &Finished, at: Instant) -> Delta {

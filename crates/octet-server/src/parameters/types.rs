@@ -37,6 +37,7 @@ pub(crate) struct ParameterFields {
     pub(crate) add_special_tokens: Option<bool>,
     pub(crate) stream: Option<bool>,
     pub(crate) stream_options: Option<StreamFields>,
+    pub(crate) stream_interval: Option<Integer>,
     pub(crate) priority: Option<Integer>,
     pub(crate) request_id: Option<String>,
     pub(crate) cache_salt: Option<String>,

@@ -29,6 +29,7 @@ pub(crate) struct Rules<'a> {
     pub(crate) priority_scheduling: bool,
     pub(crate) tokens_as_token_ids: bool,
     pub(crate) force_include_usage: bool,
+    pub(crate) stream_interval: usize,
     pub(crate) logprobs_mode: LogprobsMode,
     pub(crate) vocabulary_size: usize,
     pub(crate) eos_token_id: Option<u32>,
@@ -52,6 +53,8 @@ pub(crate) struct Parameters {
     pub(crate) add_special_tokens: Option<bool>,
     /// Present if the answer is streamed.
     pub(crate) stream: Option<StreamUsage>,
+    /// Tokens of a sequence that are passed on together, after the first.
+    pub(crate) stream_interval: usize,
     pub(crate) priority: i32,
     pub(crate) request_id: Option<String>,
     pub(crate) cache_salt: Option<String>,
@@ -101,6 +104,7 @@ pub(crate) fn validate(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Pa
         truncation: truncation(fields)?,
         add_special_tokens: fields.add_special_tokens,
         stream: stream(fields, rules)?,
+        stream_interval: stream_interval(fields, rules)?,
         priority: integer("priority", priority)?,
         request_id: fields.request_id.clone(),
         cache_salt: fields.cache_salt.clone(),
@@ -337,6 +341,19 @@ fn stream(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Option<StreamUs
     Ok(streams.then_some(StreamUsage { at_end, continuous }))
 }
 
+/// The request's own interval wins over the server's. What is not streamed comes in one piece anyway.
+fn stream_interval(fields: &ParameterFields, rules: &Rules<'_>) -> Result<usize, ApiError> {
+    let Some(Integer(value)) = fields.stream_interval else {
+        return Ok(rules.stream_interval);
+    };
+    if fields.stream != Some(true) {
+        let message = "stream_interval can only be given when stream is true";
+        return Err(ApiError::invalid("stream_interval", message));
+    }
+    let interval = usize::try_from(value).ok().filter(|interval| *interval > 0);
+    interval.ok_or_else(|| out_of_range("stream_interval", "at least 1", value))
+}
+
 fn min_tokens(fields: &ParameterFields) -> Result<u32, ApiError> {
     let value = fields.min_tokens.map_or(0, |value| value.0);
     u32::try_from(value).map_err(|_| out_of_range("min_tokens", "0 or a positive 32-bit integer", value))
@@ -407,6 +424,7 @@ mod tests {
             priority_scheduling: false,
             tokens_as_token_ids: false,
             force_include_usage: false,
+            stream_interval: 1,
             logprobs_mode: LogprobsMode::RawLogprobs,
             vocabulary_size: 100,
             eos_token_id: Some(2),
@@ -421,25 +439,8 @@ mod tests {
     #[test]
     fn an_empty_request_is_neutral() {
         let parameters = check("{}", &rules()).unwrap();
-        let expected = SamplingParams {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            seed: 0,
-            min_tokens: 0,
-            eos_token_id: Some(2),
-            stop_token_ids: vec![4, 9],
-            logit_bias: Vec::new(),
-            allowed_token_ids: None,
-            bad_words: Vec::new(),
-            logprobs: None,
-            prompt_logprobs: None,
-            logprobs_mode: LogprobsMode::RawLogprobs,
-        };
+        let expected =
+            SamplingParams { eos_token_id: Some(2), stop_token_ids: vec![4, 9], ..SamplingParams::default() };
         assert_eq!(parameters.sampling, expected);
         assert_eq!((parameters.n, parameters.seed, parameters.stream), (1, None, None));
         assert!(parameters.skip_special_tokens);
@@ -495,6 +496,16 @@ mod tests {
         assert_eq!(stream(body, &rules()), Some(plain), "continuous usage is a kind of usage");
         let both = StreamUsage { at_end: true, continuous: true };
         assert_eq!(stream(body, &forced), Some(both));
+    }
+
+    #[test]
+    fn intervals_of_streams() {
+        let interval = |body: &str, rules: &Rules<'_>| check(body, rules).map(|it| it.stream_interval).ok();
+        let slower = Rules { stream_interval: 5, ..rules() };
+        assert_eq!(interval(r#"{"stream": true}"#, &slower), Some(5));
+        assert_eq!(interval(r#"{"stream": true, "stream_interval": 3}"#, &slower), Some(3));
+        assert_eq!(interval(r#"{"stream": true, "stream_interval": 0}"#, &slower), None);
+        assert_eq!(interval(r#"{"stream_interval": 3}"#, &slower), None);
     }
 
     #[test]

@@ -95,6 +95,29 @@ fn usage_in_a_stream() {
 }
 
 #[test]
+fn a_stream_comes_in_groups_if_asked_to() {
+    let mut options = Options::default();
+    options.server.responses.stream_interval = 4;
+    let server = TestServer::with(options);
+    let groups = |more: Value| {
+        let mut body = json!({ "prompt": "Hi", "max_tokens": 12, "temperature": 0, "stream": true,
+                               "return_token_ids": true });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let chunks = server.post(PATH, &body).chunks();
+        assert_eq!(texts(&chunks, 0), written(12));
+        let tokens = |chunk: &Value| chunk["choices"][0]["token_ids"].as_array().unwrap().len();
+        chunks.iter().map(tokens).collect::<Vec<_>>()
+    };
+    // The first token at once, then groups, then what is left.
+    assert_eq!(groups(json!({})), [1, 4, 4, 3]);
+    assert_eq!(groups(json!({ "stream_interval": 100 })), [1, 11]);
+    assert_eq!(groups(json!({ "stream_interval": 1 })), [1; 12]);
+    let stopped =
+        json!({ "prompt": "Hi", "max_tokens": 40, "temperature": 0, "stream": true, "stop": "thr" });
+    assert_eq!(texts(&server.post(PATH, &stopped).chunks(), 0), "One two ");
+}
+
+#[test]
 fn several_prompts_and_n() {
     let server = TestServer::start();
     let body = json!({ "prompt": ["Hi", "Hello"], "n": 2, "seed": 3, "max_tokens": 6 });

@@ -63,7 +63,7 @@ impl ChatTemplate {
         environment.set_debug(true);
         python::install(&mut environment);
         environment
-            .add_template_owned(NAME, python::without_generation_tags(source))
+            .add_template_owned(NAME, python::without_generation_tags(&python::with_line_feeds(source)))
             .map_err(|error| syntax_error(&error))?;
         let mut template = Self {
             environment,

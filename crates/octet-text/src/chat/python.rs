@@ -1,5 +1,6 @@
 //! What chat templates expect of Python and of `transformers`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use minijinja::value::{Kwargs, ValueKind};
@@ -20,9 +21,17 @@ impl fmt::Display for RaisedException {
 
 impl std::error::Error for RaisedException {}
 
-/// Adds functions, filters and methods to an environment.
+/// Adds functions, filters, tests and methods to an environment; where Jinja's own differ from those of `minijinja`, they
+/// become Jinja's.
 pub(super) fn install(environment: &mut Environment<'static>) {
+    minijinja_contrib::add_to_environment(environment);
     environment.set_unknown_method_callback(method);
+    environment.add_filter("default", default);
+    environment.add_filter("d", default);
+    environment.add_filter("float", float);
+    environment.add_filter("indent", indent);
+    environment.add_test("iterable", is_iterable);
+    environment.add_test("sequence", is_sequence);
     environment.add_filter("tojson", tojson);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
@@ -62,15 +71,126 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
                 };
                 return Ok(Value::from((before, separator, after)));
             }
+            "rsplit" => return Ok(text.split(argument).map(Value::from).collect()),
+            "index" => {
+                let found = text.find(argument).map(|byte| text[..byte].chars().count());
+                return found.map(Value::from).ok_or_else(|| not_found(name));
+            }
             _ => {}
         }
+    }
+    match (name, value.kind(), args) {
+        // Values do not change, so that one is as good as its copy.
+        ("copy", ValueKind::Map | ValueKind::Seq, []) => return Ok(value.clone()),
+        ("index", ValueKind::Seq, [argument]) => {
+            let found = value.try_iter()?.position(|item| item == *argument);
+            return found.map(Value::from).ok_or_else(|| not_found(name));
+        }
+        ("rsplit", ValueKind::String, [separator, limit]) => {
+            if let (Some(text), Some(separator)) = (value.as_str(), separator.as_str()) {
+                let pieces = usize::try_from(limit.clone())? + 1;
+                let mut parts: Vec<Value> = text.rsplitn(pieces, separator).map(Value::from).collect();
+                parts.reverse();
+                return Ok(parts.into());
+            }
+        }
+        _ => {}
     }
     pycompat::unknown_method_callback(state, value, name, args)
 }
 
+fn not_found(name: &str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("{name}: the value is not in it"))
+}
+
+/// Jinja's `iterable`: what Python can iterate over, strings and undefined values included, but not `none`.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok() || value.kind() == ValueKind::String
+}
+
+/// Jinja's `sequence`: what has a length and items, which strings and dictionaries do too.
+fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
+}
+
+/// Jinja's `default`, whose flag for false values may be named.
 #[expect(clippy::needless_pass_by_value, reason = "keyword arguments come to a filter by value")]
-/// `tojson` of `transformers`: plain `json.dumps`, with no escaping for HTML.
-fn tojson(value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+fn default(
+    value: Value,
+    other: Option<Value>,
+    boolean: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let other = match other {
+        Some(other) => Some(other),
+        None => kwargs.get("default_value")?,
+    };
+    let replaces_false = match boolean {
+        Some(boolean) => boolean,
+        None => kwargs.get::<Option<bool>>("boolean")?.unwrap_or(false),
+    };
+    kwargs.assert_all_used()?;
+    let is_replaced = value.is_undefined() || (replaces_false && !value.is_true());
+    Ok(if is_replaced { other.unwrap_or_else(|| Value::from("")) } else { value })
+}
+
+/// Jinja's `float`: what is no number becomes the default.
+fn float(value: &Value, default: Option<Value>) -> Value {
+    let number = match value.as_str() {
+        Some(text) => text.trim().parse().ok(),
+        None if value.kind() == ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
+        None => f64::try_from(value.clone()).ok(),
+    };
+    number.map(Value::from).or(default).unwrap_or_else(|| Value::from(0.0))
+}
+
+/// Jinja's `indent`, which keeps a line break at the end.
+#[expect(clippy::needless_pass_by_value, reason = "keyword arguments come to a filter by value")]
+fn indent(
+    text: &str,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
+    let width = match width {
+        Some(width) => Some(width),
+        None => kwargs.get("width")?,
+    };
+    let flag = |given: Option<bool>, name| match given {
+        Some(flag) => Ok(flag),
+        None => kwargs.get::<Option<bool>>(name).map(Option::unwrap_or_default),
+    };
+    let (first, blank) = (flag(first, "first")?, flag(blank, "blank")?);
+    kwargs.assert_all_used()?;
+    let indentation = match width {
+        None => " ".repeat(4),
+        Some(text) if text.kind() == ValueKind::String => text.to_string(),
+        Some(count) => " ".repeat(usize::try_from(count)?),
+    };
+    let mut indented = String::with_capacity(text.len());
+    for (index, line) in text.split('\n').enumerate() {
+        if index > 0 {
+            indented.push('\n');
+        }
+        let is_indented = if index == 0 { first } else { blank || !line.is_empty() };
+        if is_indented {
+            indented.push_str(&indentation);
+        }
+        indented.push_str(line);
+    }
+    Ok(indented)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "keyword arguments come to a filter by value")]
+/// `tojson` of `transformers`: plain `json.dumps`, with no escaping for HTML. Its first argument, if it has no name, is
+/// `ensure_ascii`.
+fn tojson(
+    value: &Value,
+    is_ascii: Option<Value>,
+    indent: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
     let indent = match indent {
         Some(indent) => Some(indent),
         None => kwargs.get::<Option<Value>>("indent")?,
@@ -95,11 +215,23 @@ fn tojson(value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Result<Value,
         indent,
         item_separator,
         key_separator,
-        is_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        is_ascii: match is_ascii {
+            Some(flag) => flag.is_true(),
+            None => kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        },
         sorts_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
     };
     kwargs.assert_all_used()?;
     options.write(value).map(Value::from)
+}
+
+/// Line breaks as Jinja makes them of those in a template.
+pub(super) fn with_line_feeds(source: &str) -> Cow<'_, str> {
+    if source.contains('\r') {
+        source.replace("\r\n", "\n").replace('\r', "\n").into()
+    } else {
+        source.into()
+    }
 }
 
 /// Replaces `{% generation %}` and `{% endgeneration %}`, which mark the assistant's part for training, by a condition

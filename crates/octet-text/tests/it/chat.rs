@@ -144,6 +144,32 @@ fn blocks_trim_lines_and_generation_tags_vanish() {
 }
 
 #[test]
+fn filters_and_tests_are_those_of_jinja() {
+    for (source, expected) in [
+        (
+            "{{ none is iterable }} {{ missing is iterable }} {{ 'a' is iterable }} {{ 3 is iterable }}",
+            "False True True False",
+        ),
+        (
+            "{{ 'a' is sequence }} {{ {} is sequence }} {{ [] is sequence }} {{ none is sequence }}",
+            "True True True False",
+        ),
+        ("{{ '{\n' | indent(2, first=true) }}x{{ 'a\n\nb\n' | indent }}|", "  {\nxa\n\n    b\n|"),
+        ("{{ 'a\n\nb' | indent('> ', true, true) }}", "> a\n> \n> b"),
+        ("{{ 'x' | float }} {{ 'x' | float(2) }} {{ '2.5' | float }} {{ true | float }}", "0.0 2 2.5 1.0"),
+        (
+            "{{ 0 | default('a', boolean=true) }} {{ 0 | d('a') }} {{ missing | default }}|{{ missing | d('b') }}",
+            "a 0 |b",
+        ),
+        ("{{ 'é' | tojson(true) }} {{ [1] | tojson(false, 2) }}", "\"\\u00e9\" [\n  1\n]"),
+        ("{% set j = joiner(', ') %}{% for i in [1, 2] %}{{ j() }}{{ i }}{% endfor %}", "1, 2"),
+        ("a\r\n{% if true %}\r\nb\r{% endif %}\r\n", "a\nb\n"),
+    ] {
+        assert_eq!(expression(source, &Value::Null).unwrap(), expected, "{source}");
+    }
+}
+
+#[test]
 fn strings_have_the_methods_of_python() {
     for (source, expected) in [
         ("{{ x.strip().upper() }}", "A-B-C"),
@@ -152,6 +178,11 @@ fn strings_have_the_methods_of_python() {
         ("{{ x.strip().partition('-')[2] }} {{ x.strip().rpartition('-')[0] }}", "b-c a-b"),
         ("{{ x.strip()[::-1] }} {{ x is string }} {{ none }}", "c-b-a True None"),
         ("{{ {'k': 1}.get('q', 'default') }}", "default"),
+        ("{{ x.strip().rsplit('-', 1) }} {{ x.strip().rsplit('-') }}", "['a-b', 'c'] ['a', 'b', 'c']"),
+        (
+            "{{ x.index('-') }} {{ [3, 4].index(4) }} {{ {'k': 1}.copy() }} {{ [1].copy() }}",
+            "2 1 {'k': 1} [1]",
+        ),
     ] {
         assert_eq!(expression(source, &json!(" a-b-c ")).unwrap(), expected, "{source}");
     }

@@ -1,13 +1,15 @@
 //! The work of vLLM's `bench latency`: whole batches of random prompts, generated to a fixed length, one after another.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
-use octet_engine::{Delivery, Engine, Event, EventSink, Executor, FinishReason, Request, RequestId};
-use octet_sample::{LogprobsMode, SamplingParams};
+use indicatif::ProgressBar;
+use octet_engine::{Engine, Executor, Request, RequestId};
+
+use super::progress::Progress;
+use super::random::Random;
+use super::{progress_bar, sampling};
 
 /// Prompts are of ids below this, as vLLM's are.
 const PROMPT_ID_LIMIT: u32 = 10_000;
@@ -125,9 +127,7 @@ struct Bench<'a, E> {
 impl<E: Executor> Bench<'_, E> {
     fn repeat(&mut self, name: &'static str, count: usize) -> Result<Vec<Iteration>> {
         let tokens = (self.shape.sequences() * self.shape.output_len) as u64;
-        let style = "{msg} {bar:30} {percent:>3}% [{elapsed_precise}, {eta_precise} left]";
-        let style = ProgressStyle::with_template(style).expect("the template is a constant and valid");
-        let bar = ProgressBar::new(tokens * count as u64).with_style(style);
+        let bar = progress_bar(tokens * count as u64);
         let mut iterations = Vec::with_capacity(count);
         for index in 0..count {
             bar.set_message(format!("{name} {}/{count}", index + 1));
@@ -150,7 +150,7 @@ impl<E: Executor> Bench<'_, E> {
         self.submit(&progress, start)?;
         while self.engine.has_work() {
             let decodes = progress.started() == sequences;
-            let context_tokens = progress.context_tokens(&self.shape);
+            let context_tokens = context_tokens(&progress, &self.shape);
             let summary = self.engine.step(self.clock)?;
             bar.inc(summary.generated as u64);
             if decodes {
@@ -163,8 +163,8 @@ impl<E: Executor> Bench<'_, E> {
         }
         iteration.elapsed = (self.clock)().saturating_sub(start);
         iteration.decode = iteration.elapsed.saturating_sub(iteration.prefill);
-        iteration.prefill_tokens = sequences * self.shape.input_len - progress.cached.load(Ordering::Relaxed);
-        progress.check(&self.shape)?;
+        iteration.prefill_tokens = sequences * self.shape.input_len - progress.cached();
+        progress.check(|_| self.shape.output_len)?;
         Ok(iteration)
     }
 
@@ -177,7 +177,7 @@ impl<E: Executor> Bench<'_, E> {
                 max_tokens: self.shape.output_len,
                 priority: 0,
                 cache_salt: None,
-                sink: Box::new(Sink { progress: Arc::clone(progress), index }),
+                sink: progress.sink(index),
             };
             self.next_id += 1;
             self.engine.submit(request, now).map_err(|refused| refused.reason)?;
@@ -186,125 +186,25 @@ impl<E: Executor> Bench<'_, E> {
     }
 }
 
-/// What the sinks of one batch have seen.
-struct Progress {
-    /// By sequence.
-    generated: Vec<AtomicUsize>,
-    /// Prompt tokens found in the prefix cache.
-    cached: AtomicUsize,
-    /// The first end that was not by length.
-    fault: Mutex<Option<String>>,
-}
-
-impl Progress {
-    fn new(sequences: usize) -> Self {
-        let generated = (0..sequences).map(|_| AtomicUsize::new(0)).collect();
-        Self { generated, cached: AtomicUsize::new(0), fault: Mutex::new(None) }
-    }
-
-    fn counts(&self) -> impl Iterator<Item = usize> {
-        self.generated.iter().map(|count| count.load(Ordering::Relaxed))
-    }
-
-    /// Sequences that have their first token.
-    fn started(&self) -> usize {
-        self.counts().filter(|count| *count > 0).count()
-    }
-
-    /// Known tokens of all sequences that are not done: what the attention of their next rows reads.
-    fn context_tokens(&self, shape: &LatencyShape) -> usize {
-        let going_on = self.counts().filter(|count| *count < shape.output_len);
-        going_on.map(|count| shape.input_len + count).sum()
-    }
-
-    fn check(&self, shape: &LatencyShape) -> Result<()> {
-        if let Some(fault) = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            bail!("a sequence of the benchmark ended early: {fault}");
-        }
-        if let Some(count) = self.counts().find(|count| *count != shape.output_len) {
-            bail!("a sequence of the benchmark ended after {count} of {} tokens", shape.output_len);
-        }
-        Ok(())
-    }
-}
-
-struct Sink {
-    progress: Arc<Progress>,
-    index: usize,
-}
-
-impl EventSink for Sink {
-    fn deliver(&mut self, event: Event) -> Delivery {
-        let fault = match event {
-            Event::Started { cached_tokens } => {
-                self.progress.cached.fetch_add(cached_tokens, Ordering::Relaxed);
-                None
-            }
-            Event::Token(_) => {
-                self.progress.generated[self.index].fetch_add(1, Ordering::Relaxed);
-                None
-            }
-            Event::PromptLogprobs(_) => None,
-            Event::Finished(finished) => {
-                (finished.reason != FinishReason::Length).then(|| format!("{:?}", finished.reason))
-            }
-            Event::Failed(fault) => Some(fault.to_string()),
-        };
-        if fault.is_some() {
-            let mut first = self.progress.fault.lock().unwrap_or_else(PoisonError::into_inner);
-            *first = first.take().or(fault);
-        }
-        Delivery::Taken
-    }
-}
-
-/// Temperature 1, nothing truncated, no end of sequence.
-fn sampling(seed: u64) -> SamplingParams {
-    SamplingParams {
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        seed,
-        min_tokens: 0,
-        eos_token_id: None,
-        stop_token_ids: Vec::new(),
-        logit_bias: Vec::new(),
-        allowed_token_ids: None,
-        bad_words: Vec::new(),
-        logprobs: None,
-        prompt_logprobs: None,
-        logprobs_mode: LogprobsMode::RawLogprobs,
-    }
+/// Known tokens of all sequences that are not done: what the attention of their next rows reads.
+fn context_tokens(progress: &Progress, shape: &LatencyShape) -> usize {
+    let going_on = progress.counts().filter(|count| *count < shape.output_len);
+    going_on.map(|count| shape.input_len + count).sum()
 }
 
 fn random_prompts(shape: &LatencyShape) -> Vec<Vec<u32>> {
     let limit = u32::try_from(shape.vocabulary).unwrap_or(u32::MAX).min(PROMPT_ID_LIMIT);
-    let mut state = shape.seed;
-    let mut prompt = || (0..shape.input_len).map(|_| random_below(&mut state, limit)).collect();
+    let mut random = Random::new(shape.seed);
+    let mut prompt = || (0..shape.input_len).map(|_| random.id_below(limit)).collect();
     (0..shape.batch_size).map(|_| prompt()).collect()
-}
-
-/// The next number of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014), scaled.
-#[expect(clippy::cast_possible_truncation, reason = "the product's upper half is below the limit")]
-fn random_below(state: &mut u64, limit: u32) -> u32 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut number = *state;
-    number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^= number >> 31;
-    ((u128::from(number) * u128::from(limit)) >> 64) as u32
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use octet_engine::{EngineConfig, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
-    use octet_sample::SampledToken;
+    use octet_sample::{SampledToken, SamplingParams};
 
     use super::*;
 

@@ -1,22 +1,35 @@
 //! `octet bench`: measurements with vLLM's flags, work and printed form, each beside what the machine could do at best.
 //!
-//! `latency.rs` runs and times; `report.rs` compares with the floor, prints and writes JSON.
+//! - `latency.rs` runs and times whole batches; `report.rs` compares with the floor, prints and writes JSON.
+//! - `throughput.rs` runs a data set through the engine, in this process.
+//! - `serve/` measures any server of OpenAI's API from outside.
+//! - `dataset/` makes the prompts of the last two; `progress.rs` takes the
+//!   engine's events; `random.rs` and `statistics.rs` are what all of them count on.
 
-pub(crate) mod latency;
-pub(crate) mod report;
+mod dataset;
+mod latency;
+mod progress;
+mod random;
+mod report;
+pub(crate) mod serve;
+mod statistics;
+pub(crate) mod throughput;
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
 use octet_cpu::{Isa, Pool};
 use octet_engine::Engine;
 use octet_model::ModelConfig;
+use octet_sample::{LogprobsMode, SamplingParams};
+use serde_json::{Map, Value};
 
-use crate::cli::Device;
 use crate::cli::bench::LatencyArgs;
 use crate::settings::{self, Source};
-use crate::start::{self, Ready};
+use crate::start::{self, Precision, Ready};
 use latency::LatencyShape;
 use report::{Floor, LatencyReport, WorkPerStep};
 
@@ -24,16 +37,13 @@ use report::{Floor, LatencyReport, WorkPerStep};
 ///
 /// # Errors
 /// Whatever keeps the model from running, and a file that cannot be written.
-pub(crate) fn run(arguments: &LatencyArgs) -> Result<()> {
-    if !matches!(arguments.engine.device, Device::Auto | Device::Cpu) {
-        bail!("bench latency measures the CPU; on a GPU, measure a server");
-    }
+pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
     let source = Source::new(arguments.model.as_deref(), &arguments.engine)?;
     let resolved = start::resolve(&source, &arguments.engine)?;
     // As in vLLM, the same prompts run again and again: cached prefixes would hide the prefill.
     let prefix_caching = arguments.engine.enable_prefix_caching;
     let ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
-    let work = work_per_step(&ready);
+    let (work, precision) = (work_per_step(&ready), ready.precision);
     let shape = LatencyShape {
         batch_size: arguments.batch_size,
         sequences_per_prompt: arguments.n,
@@ -51,11 +61,56 @@ pub(crate) fn run(arguments: &LatencyArgs) -> Result<()> {
     let report = LatencyReport::new(run, work, floor(arguments)?);
     report.write_text(&mut std::io::stdout().lock())?;
     if let Some(path) = &arguments.output_json {
-        let text = serde_json::to_string_pretty(&report.to_json())?;
-        fs::write(path, text)
-            .with_context(|| format!("--output-json: {} could not be written", path.display()))?;
+        write_json(path, &report.to_json(configuration(&source, precision)))?;
     }
     Ok(())
+}
+
+/// Writes the file of `--output-json`.
+fn write_json(path: &Path, results: &Value) -> Result<()> {
+    fs::write(path, serde_json::to_string_pretty(results)?)
+        .with_context(|| format!("--output-json: {} could not be written", path.display()))
+}
+
+/// What was measured, for the `octet` part of results.
+fn configuration(source: &Source, precision: Precision) -> Map<String, Value> {
+    let fields = [
+        ("model", source.name.as_str().into()),
+        ("weight_type", precision.weights.to_string().into()),
+        ("quantization", precision.quantization.into()),
+        ("kv_cache_type", precision.kv_cache.to_string().into()),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// A bar on standard error, if that is a terminal.
+fn progress_bar(length: u64) -> ProgressBar {
+    let style = "{msg} {bar:30} {percent:>3}% [{elapsed_precise}, {eta_precise} left]";
+    let style = ProgressStyle::with_template(style).expect("the template is a constant and valid");
+    ProgressBar::new(length).with_style(style)
+}
+
+/// Temperature 1, nothing truncated, no end of sequence.
+fn sampling(seed: u64) -> SamplingParams {
+    SamplingParams {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        seed,
+        min_tokens: 0,
+        eos_token_id: None,
+        stop_token_ids: Vec::new(),
+        logit_bias: Vec::new(),
+        allowed_token_ids: None,
+        bad_words: Vec::new(),
+        logprobs: None,
+        prompt_logprobs: None,
+        logprobs_mode: LogprobsMode::RawLogprobs,
+    }
 }
 
 /// What this machine could do at best, now that the run is over and the workers are free.

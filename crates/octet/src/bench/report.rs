@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use serde_json::{Map, Value, json};
 
 use super::latency::{Iteration, LatencyRun};
+use super::statistics::{Distribution, count};
 
 /// Percentiles that are reported.
 const PERCENTILES: [u32; 6] = [10, 25, 50, 75, 90, 99];
@@ -123,12 +124,13 @@ impl LatencyReport {
     /// Of the writer.
     pub(crate) fn write_text(&self, output: &mut impl Write) -> io::Result<()> {
         // `{:?}` writes 1.0 where `{}` would write 1: as Python does.
-        writeln!(output, "Avg latency: {:?} seconds", mean(&self.latencies))?;
+        let latencies = Distribution::new(self.latencies.clone());
+        writeln!(output, "Avg latency: {:?} seconds", latencies.mean())?;
         for percent in PERCENTILES {
             writeln!(
                 output,
                 "{percent}% percentile latency: {:?} seconds",
-                percentile(&self.latencies, percent)
+                latencies.percentile(f64::from(percent))
             )?;
         }
         for (name, speeds) in [("Prefill", &self.prefill), ("Decode", &self.decode)] {
@@ -153,34 +155,40 @@ impl LatencyReport {
         Ok(())
     }
 
-    /// vLLM's keys, and `octet` with what vLLM does not report.
-    pub(crate) fn to_json(&self) -> Value {
+    /// vLLM's keys, and `octet` with what vLLM does not report: first the fields that say what was measured.
+    pub(crate) fn to_json(&self, configuration: Map<String, Value>) -> Value {
+        let latencies = Distribution::new(self.latencies.clone());
         let percentiles: Map<String, Value> = PERCENTILES
             .iter()
-            .map(|percent| (percent.to_string(), percentile(&self.latencies, *percent).into()))
+            .map(|percent| (percent.to_string(), latencies.percentile(f64::from(*percent)).into()))
             .collect();
         let shape = &self.run.shape;
+        let figures = json!({
+            "batch_size": shape.batch_size,
+            "n": shape.sequences_per_prompt,
+            "input_len": shape.input_len,
+            "output_len": shape.output_len,
+            "prefill": speeds_to_json(&self.prefill),
+            "decode": speeds_to_json(&self.decode),
+            "preemptions": self.run.preemptions,
+            "floor": {
+                "read_bytes_per_second": self.floor.read_bytes_per_second,
+                "multiply_add_per_second": self.floor.multiply_add_per_second,
+                "weight_bytes": self.work.weight_bytes,
+                "kv_bytes_per_token": self.work.kv_bytes_per_token,
+                "operations_per_token": self.work.operations_per_token,
+                "operations_per_output": self.work.operations_per_output,
+            },
+        });
+        let mut own = configuration;
+        if let Value::Object(figures) = figures {
+            own.extend(figures);
+        }
         json!({
-            "avg_latency": mean(&self.latencies),
+            "avg_latency": latencies.mean(),
             "latencies": self.latencies,
             "percentiles": percentiles,
-            "octet": {
-                "batch_size": shape.batch_size,
-                "n": shape.sequences_per_prompt,
-                "input_len": shape.input_len,
-                "output_len": shape.output_len,
-                "prefill": speeds_to_json(&self.prefill),
-                "decode": speeds_to_json(&self.decode),
-                "preemptions": self.run.preemptions,
-                "floor": {
-                    "read_bytes_per_second": self.floor.read_bytes_per_second,
-                    "multiply_add_per_second": self.floor.multiply_add_per_second,
-                    "weight_bytes": self.work.weight_bytes,
-                    "kv_bytes_per_token": self.work.kv_bytes_per_token,
-                    "operations_per_token": self.work.operations_per_token,
-                    "operations_per_output": self.work.operations_per_output,
-                },
-            },
+            "octet": own,
         })
     }
 }
@@ -204,34 +212,6 @@ fn median(speeds: &[Speed]) -> Option<Speed> {
     let mut sorted = speeds.to_vec();
     sorted.sort_by(|one, other| one.tokens_per_second.total_cmp(&other.tokens_per_second));
     sorted.get(sorted.len().saturating_sub(1) / 2).copied()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of tokens are far below 2^52")]
-fn count(number: usize) -> f64 {
-    number as f64
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / count(values.len())
-}
-
-/// By linear interpolation between the nearest ranks: NumPy's default, which vLLM reports.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a rank is a small positive number"
-)]
-fn percentile(values: &[f64], percent: u32) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = f64::from(percent) / 100.0 * count(sorted.len() - 1);
-    let (below, above) = (sorted[rank.floor() as usize], sorted[rank.ceil() as usize]);
-    // From the nearer end, as NumPy does: fewer rounding errors.
-    if rank.fract() < 0.5 {
-        below + (above - below) * rank.fract()
-    } else {
-        above - (above - below) * (1.0 - rank.fract())
-    }
 }
 
 #[cfg(test)]
@@ -298,7 +278,8 @@ Decode: 1.00 tokens/s, 62.0% of the floor of 1.61 tokens/s set by memory bandwid
 
     #[test]
     fn json_has_vllms_keys_and_ours() {
-        let json = report(3).to_json();
+        let model = Map::from_iter([("model".to_owned(), json!("m"))]);
+        let json = report(3).to_json(model);
         assert_eq!(json["avg_latency"], 14.5);
         assert_eq!(json["latencies"], json!([14.0, 15.0]));
         assert_eq!(json["percentiles"]["25"], 14.25);
@@ -307,6 +288,7 @@ Decode: 1.00 tokens/s, 62.0% of the floor of 1.61 tokens/s set by memory bandwid
             (json["octet"]["prefill"]["fraction_of_floor"].as_f64().expect("a number") - 0.82).abs() < 1e-9
         );
         assert_eq!(json["octet"]["floor"]["weight_bytes"], 1000.0);
+        assert_eq!(json["octet"]["model"], "m");
     }
 
     #[test]
@@ -315,15 +297,6 @@ Decode: 1.00 tokens/s, 62.0% of the floor of 1.61 tokens/s set by memory bandwid
         let mut text = Vec::new();
         report.write_text(&mut text).expect("memory can be written");
         assert!(!String::from_utf8_lossy(&text).contains("Decode"));
-        assert_eq!(report.to_json()["octet"]["decode"], Value::Null);
-    }
-
-    #[test]
-    fn percentiles_interpolate_as_numpy_does() {
-        let values = [4.0, 1.0, 3.0, 2.0];
-        for (percent, expected) in PERCENTILES.into_iter().zip([1.3, 1.75, 2.5, 3.25, 3.7, 3.97]) {
-            assert!((percentile(&values, percent) - expected).abs() < 1e-12, "{percent}%");
-        }
-        assert_eq!(percentile(&[7.0], 99), 7.0);
+        assert_eq!(report.to_json(Map::new())["octet"]["decode"], Value::Null);
     }
 }

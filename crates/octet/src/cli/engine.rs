@@ -25,7 +25,7 @@ pub(crate) struct EngineArgs {
     /// With --quantization: quantise the output head too. A tied embedding keeps its 16-bit table for look-ups.
     #[arg(long, requires = "quantization", help_heading = "Model")]
     pub(crate) quantize_head: bool,
-    /// Where weights come from: `dummy` makes random ones of the config's shape.
+    /// Where weights come from: `dummy` makes random ones of the config's shape, drawn from --seed.
     #[arg(long, default_value = "auto", value_parser = parse_with::<LoadFormat>, value_name = "auto|safetensors|dummy", help_heading = "Model")]
     pub(crate) load_format: LoadFormat,
     /// Longest sequence, prompt and output together; `auto` takes the longest that fits.
@@ -34,7 +34,7 @@ pub(crate) struct EngineArgs {
     /// Branch, tag or commit of a Hub model.
     #[arg(long, help_heading = "Model")]
     pub(crate) revision: Option<String>,
-    /// Seed of requests that bring none.
+    /// Seed of requests that bring none, of random weights, and of the prefix cache's hashes.
     #[arg(long, default_value_t = 0, help_heading = "Model")]
     pub(crate) seed: u64,
 
@@ -54,10 +54,10 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_parser = parse_count, help_heading = "Memory", value_name = "BLOCKS")]
     pub(crate) num_gpu_blocks_override: Option<usize>,
 
-    /// Sequences that run at once.
-    #[arg(long, default_value = "128", value_parser = parse_count, help_heading = "Scheduling")]
-    pub(crate) max_num_seqs: usize,
-    /// Tokens computed in one step.
+    /// Sequences that run at once; 128 by default.
+    #[arg(long, value_parser = parse_count, help_heading = "Scheduling", value_name = "COUNT")]
+    pub(crate) max_num_seqs: Option<usize>,
+    /// Tokens computed in one step; by default 2048, or the longest prompt where those are not split.
     #[arg(long, value_parser = parse_count, help_heading = "Scheduling", value_name = "TOKENS")]
     pub(crate) max_num_batched_tokens: Option<usize>,
     /// Order of waiting requests.

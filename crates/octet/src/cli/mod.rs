@@ -9,7 +9,9 @@ pub(crate) mod terminal;
 
 use std::ffi::OsString;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use engine::{Device, EngineArgs, SchedulingPolicy};
 pub(crate) use sizes::{parse_bytes, parse_count};
@@ -53,6 +55,9 @@ impl Cli {
     /// Reads the command line; ends the process with a message where it is wrong.
     pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Self {
         let matches = definition().get_matches_from(normalised(arguments));
+        if let Some(error) = misplaced_flag(&matches) {
+            error.exit();
+        }
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 }
@@ -62,6 +67,25 @@ fn definition() -> clap::Command {
     let without_short =
         |command: clap::Command| command.mut_arg("quantization", |argument| argument.short(None));
     Cli::command().mut_subcommand("complete", without_short).mut_subcommand("chat", without_short)
+}
+
+/// At the terminal, a model in this process (`--model`) and a server have flags of their own; those of the other would
+/// be ignored, so they are refused. Not so a key from the environment, which is for whatever needs one.
+fn misplaced_flag(matches: &ArgMatches) -> Option<clap::Error> {
+    let (name, matches) = matches.subcommand().filter(|(name, _)| matches!(*name, "complete" | "chat"))?;
+    let is_typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let (kind, message) = if matches.contains_id("model") {
+        let message = is_typed("api_key").then(|| "--api-key is for a server; --model needs none".to_owned());
+        (ErrorKind::ArgumentConflict, message?)
+    } else {
+        let engine = EngineArgs::augment_args(clap::Command::new("engine"));
+        let flag = engine.get_arguments().find(|flag| is_typed(flag.get_id().as_str()))?.get_long()?;
+        let message = format!(
+            "--{flag} is about a model that runs in this process: name it with --model, or give the flag to the server"
+        );
+        (ErrorKind::MissingRequiredArgument, message)
+    };
+    Some(definition().find_subcommand_mut(name)?.error(kind, message))
 }
 
 /// Makes `--some_flag` of the user's into `--some-flag`: both spellings are in use among vLLM's users.
@@ -86,6 +110,23 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         definition().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_a_model_and_of_a_server_do_not_mix_at_the_terminal() {
+        let check = |typed: &[&str]| {
+            let matches = definition().get_matches_from([&["octet"], typed].concat());
+            misplaced_flag(&matches).map(|error| error.to_string())
+        };
+        assert_eq!(check(&["chat", "--max-tokens", "3"]), None);
+        assert_eq!(check(&["chat", "--model", "octet-mini", "--threads", "1"]), None);
+        assert_eq!(check(&["serve", "--threads", "1"]), None);
+        let message = check(&["chat", "--model", "octet-mini", "--api-key", "k"]).unwrap();
+        assert!(message.contains("--api-key is for a server"), "{message}");
+        for command in ["chat", "complete"] {
+            let message = check(&[command, "--kv-cache-dtype", "fp8"]).unwrap();
+            assert!(message.contains("--kv-cache-dtype is about a model"), "{message}");
+        }
     }
 
     #[test]

@@ -26,10 +26,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value_t = 8000, help_heading = "Server")]
     pub(crate) port: u16,
     /// Names that requests may give in `model`; the first is reported.
-    #[arg(long, num_args = 1.., value_name = "NAME", help_heading = "Server")]
+    #[arg(long, num_args = 1.., value_parser = parse_text, value_name = "NAME", help_heading = "Server")]
     pub(crate) served_model_name: Vec<String>,
     /// Key that clients must send as `Authorization: Bearer KEY`; may be repeated.
-    #[arg(long, num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true, value_name = "KEY", help_heading = "Server")]
+    #[arg(long, num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true, value_parser = parse_text, value_name = "KEY", help_heading = "Server")]
     pub(crate) api_key: Vec<String>,
     /// CORS: origins allowed, as a JSON list.
     #[arg(long, default_value = "[\"*\"]", value_parser = parse_list, value_name = "JSON", help_heading = "Server")]
@@ -92,12 +92,20 @@ pub(crate) struct ServeArgs {
     /// Send `usage` at the end of every stream.
     #[arg(long, help_heading = "API")]
     pub(crate) enable_force_include_usage: bool,
+    /// Send a stream's tokens in groups of so many; the first goes out at once and the last always.
+    #[arg(long, default_value = "1", value_parser = parse_count, value_name = "TOKENS", help_heading = "API")]
+    pub(crate) stream_interval: usize,
     /// Show tokens in logprobs as `token_id:N`.
     #[arg(long, help_heading = "API")]
     pub(crate) return_tokens_as_token_ids: bool,
     /// Folder of the tokenizer, if it is not the model's.
     #[arg(long, value_name = "FOLDER", help_heading = "API")]
     pub(crate) tokenizer: Option<PathBuf>,
+}
+
+/// A text that says something: an unset variable in a script must not become a key or a name.
+fn parse_text(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// A JSON list of strings.

@@ -10,7 +10,7 @@ use crate::client::complete::CompleteArgs;
 #[derive(Args, Debug)]
 pub(crate) struct InProcess {
     /// Run this model here, instead of asking a server: a folder, a Hub id, or `octet-mini`.
-    #[arg(long, conflicts_with_all = ["url", "model_name", "api_key"])]
+    #[arg(long, conflicts_with_all = ["url", "model_name"])]
     pub(crate) model: Option<String>,
 
     #[command(flatten)]

@@ -1,4 +1,7 @@
 //! `octet chat`: a conversation at the terminal.
+//!
+//! A conversation outgrows the model's context sooner or later. Then its older half is forgotten, which is said, and it
+//! goes on. A message that the server refuses for another reason is taken back, and the next one is asked for.
 
 use std::time::Instant;
 
@@ -6,7 +9,8 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{ClientArgs, Connection, Terminal, on_terminal, stream};
+use super::stream::AnswerStats;
+use super::{ClientArgs, Connection, Refusal, Terminal, on_terminal, stream};
 
 /// Talk to a model.
 #[derive(Clone, Debug, Args)]
@@ -39,44 +43,100 @@ pub(super) fn converse(
     connection: &Connection,
     terminal: &mut Terminal<'_>,
 ) -> Result<()> {
-    let mut messages = Vec::new();
-    if let Some(prompt) = &arguments.system_prompt {
-        messages.push(json!({ "role": "system", "content": prompt }));
-    }
+    let mut chat = Chat::new(arguments, connection);
     if let Some(message) = &arguments.quick {
-        messages.push(json!({ "role": "user", "content": message }));
-        answer(arguments, connection, &messages, terminal)?;
-        return Ok(());
+        chat.say("user", message);
+        return chat.answer(terminal).map(|_| ());
     }
     writeln!(terminal.notes, "{} is listening; an empty input (Ctrl-D) ends.", connection.model)?;
     while let Some(message) = terminal.ask("> ")? {
-        messages.push(json!({ "role": "user", "content": message }));
-        let text = answer(arguments, connection, &messages, terminal)?;
-        messages.push(json!({ "role": "assistant", "content": text }));
+        chat.say("user", &message);
+        chat.answer_or_forget(terminal)?;
     }
     Ok(())
 }
 
-fn answer(
-    arguments: &ChatArgs,
-    connection: &Connection,
-    messages: &[Value],
-    terminal: &mut Terminal<'_>,
-) -> Result<String> {
-    let mut body = json!({
-        "model": connection.model, "messages": messages, "stream": true,
-        "stream_options": { "include_usage": true }
-    });
-    if let Some(max_tokens) = arguments.client.max_tokens {
-        body["max_tokens"] = json!(max_tokens);
+/// What was said, and who answers.
+struct Chat<'a> {
+    arguments: &'a ChatArgs,
+    connection: &'a Connection,
+    /// The system prompt, if there is one; then users and assistants in turn.
+    messages: Vec<Value>,
+}
+
+impl<'a> Chat<'a> {
+    fn new(arguments: &'a ChatArgs, connection: &'a Connection) -> Self {
+        let mut chat = Self { arguments, connection, messages: Vec::new() };
+        if let Some(prompt) = &arguments.system_prompt {
+            chat.say("system", prompt);
+        }
+        chat
     }
-    let begun = Instant::now();
-    let mut reader = connection.post("/chat/completions", &body)?;
-    let mut whole = String::new();
-    let stats = stream::read(&mut reader, begun, |text| {
-        whole.push_str(text);
-        terminal.show(text)
-    })?;
-    terminal.end(&stats, arguments.client.stats)?;
-    Ok(whole)
+
+    fn say(&mut self, role: &str, text: &str) {
+        self.messages.push(json!({ "role": role, "content": text }));
+    }
+
+    /// Lets the model answer the last message, for a shorter conversation if need be.
+    fn answer_or_forget(&mut self, terminal: &mut Terminal<'_>) -> Result<()> {
+        loop {
+            let refusal = match self.answer(terminal) {
+                Ok((text, stats)) => {
+                    self.say("assistant", &text);
+                    return self.keep_room(&stats, terminal);
+                }
+                Err(error) => error.downcast::<Refusal>()?,
+            };
+            if !refusal.is_about_length() || !self.forget(terminal)? {
+                writeln!(terminal.notes, "{refusal}\nYour message was not answered; try another.")?;
+                self.messages.pop();
+                return Ok(());
+            }
+        }
+    }
+
+    /// An answer that ended where the context does leaves no room for another.
+    fn keep_room(&mut self, stats: &AnswerStats, terminal: &mut Terminal<'_>) -> Result<()> {
+        if self.connection.max_model_len.is_some_and(|longest| stats.total_tokens() >= longest) {
+            writeln!(terminal.notes, "The answer breaks off here: the model's context is full.")?;
+            self.forget(terminal)?;
+        }
+        Ok(())
+    }
+
+    /// Drops the older half of the questions and answers, the last message excepted; says whether there were any.
+    fn forget(&mut self, terminal: &mut Terminal<'_>) -> Result<bool> {
+        let first = usize::from(self.arguments.system_prompt.is_some());
+        // Whole turns of a question and its answer, so that users and assistants go on in turn.
+        let turns = (self.messages.len() - first) / 2;
+        if turns == 0 {
+            return Ok(false);
+        }
+        self.messages.drain(first..first + 2 * turns.div_ceil(2));
+        writeln!(
+            terminal.notes,
+            "The conversation is longer than the model's context: its older half is forgotten."
+        )?;
+        Ok(true)
+    }
+
+    fn answer(&self, terminal: &mut Terminal<'_>) -> Result<(String, AnswerStats)> {
+        let mut body = json!({
+            "model": self.connection.model, "messages": self.messages, "stream": true,
+            "stream_options": { "include_usage": true }
+        });
+        let client = &self.arguments.client;
+        if let Some(max_tokens) = client.max_tokens {
+            body["max_tokens"] = json!(max_tokens);
+        }
+        let begun = Instant::now();
+        let mut reader = self.connection.post("/chat/completions", &body)?;
+        let mut whole = String::new();
+        let stats = stream::read(&mut reader, begun, |text| {
+            whole.push_str(text);
+            terminal.show(text)
+        })?;
+        terminal.end(&stats, client.stats)?;
+        Ok((whole, stats))
+    }
 }

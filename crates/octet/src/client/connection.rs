@@ -2,50 +2,39 @@
 
 use std::io::{BufReader, Read};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
-use ureq::http::Response;
-use ureq::{Agent, Body};
 
 use super::ClientArgs;
+use super::http::{self, Http};
 
 /// Ready to send requests.
 pub(crate) struct Connection {
-    agent: Agent,
+    http: Http,
     base: String,
-    key: Option<String>,
     /// The model that requests name.
     pub(crate) model: String,
+    /// Its longest sequence, if the server says so.
+    pub(crate) max_model_len: Option<u64>,
 }
 
 impl Connection {
-    /// Finds the server, and its model if none was named.
+    /// Finds the model to use: the one named, or the first that the server has.
     ///
     /// # Errors
     /// The server cannot be reached, refuses the key, or serves nothing.
     pub(crate) fn open(arguments: &ClientArgs) -> Result<Self> {
-        // A refusal has a body that says why: it must not become a bare status.
-        let agent = Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let key = arguments.api_key.iter().map(|key| ("authorization".to_owned(), format!("Bearer {key}")));
+        let http = Http::new(key.collect(), "--url", 1, true);
         let base = arguments.url.trim_end_matches('/').to_owned();
-        let mut connection = Self { agent, base, key: arguments.api_key.clone(), model: String::new() };
-        connection.model = match &arguments.model_name {
-            Some(name) => name.clone(),
-            None => connection.first_model()?,
+        let (model, max_model_len) = match &arguments.model_name {
+            Some(name) => (name.clone(), None),
+            None => {
+                let first = http::first_model(&http, &base)?;
+                (first["id"].as_str().unwrap_or_default().to_owned(), first["max_model_len"].as_u64())
+            }
         };
-        Ok(connection)
-    }
-
-    fn first_model(&self) -> Result<String> {
-        let url = format!("{}/models", self.base);
-        let mut request = self.agent.get(&url);
-        if let Some(key) = &self.key {
-            request = request.header("authorization", format!("Bearer {key}"));
-        }
-        let response = request.call().with_context(|| self.unreachable(&url))?;
-        let models: Value = serde_json::from_reader(self.accepted(response)?)
-            .with_context(|| format!("{url} did not answer with JSON"))?;
-        let name = models["data"][0]["id"].as_str();
-        name.map(str::to_owned).ok_or_else(|| anyhow!("{url} lists no model"))
+        Ok(Self { http, base, model, max_model_len })
     }
 
     /// Sends a request; the body of the answer is read as it comes.
@@ -53,35 +42,7 @@ impl Connection {
     /// # Errors
     /// The server cannot be reached, or refuses the request: the message is the server's own.
     pub(crate) fn post(&self, path: &str, body: &Value) -> Result<BufReader<impl Read + use<>>> {
-        let url = format!("{}{path}", self.base);
-        let mut request = self.agent.post(&url).header("content-type", "application/json");
-        if let Some(key) = &self.key {
-            request = request.header("authorization", format!("Bearer {key}"));
-        }
         let text = serde_json::to_string(body).context("the request cannot be written as JSON")?;
-        let response = request.send(text).with_context(|| self.unreachable(&url))?;
-        self.accepted(response)
-    }
-
-    fn accepted(&self, response: Response<Body>) -> Result<BufReader<impl Read + use<>>> {
-        let status = response.status();
-        // An answer is as long as the model makes it.
-        let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
-        if status.is_success() {
-            return Ok(BufReader::new(body));
-        }
-        let mut text = String::new();
-        body.read_to_string(&mut text).with_context(|| format!("{} answered {status}", self.base))?;
-        let error: Option<Value> = serde_json::from_str(&text).ok();
-        let message = error.as_ref().and_then(|error| {
-            error["error"]["message"].as_str().or_else(|| error["error"].as_str()).map(str::to_owned)
-        });
-        bail!("{} answered {status}: {}", self.base, message.unwrap_or(text))
-    }
-
-    fn unreachable(&self, url: &str) -> String {
-        format!(
-            "no answer from {url}; is the server running? Start one with `octet serve`, or name another with --url"
-        )
+        self.http.post(&format!("{}{path}", self.base), None, &text)
     }
 }

@@ -3,6 +3,8 @@
 pub(crate) mod chat;
 pub(crate) mod complete;
 mod connection;
+pub(crate) mod http;
+pub(crate) mod sse;
 mod stream;
 
 use std::io::{BufRead, Write};
@@ -11,6 +13,7 @@ use anyhow::Result;
 use clap::Args;
 
 pub(crate) use connection::Connection;
+pub(crate) use http::Refusal;
 use stream::AnswerStats;
 
 /// Which server to talk to, and how.

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::sse::{DONE, Events};
+
 /// What an answer took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct AnswerStats {
@@ -16,6 +18,13 @@ pub(super) struct AnswerStats {
     first: Duration,
     /// From the first text to the last.
     rest: Duration,
+}
+
+impl AnswerStats {
+    /// Prompt and answer together, if the server counted.
+    pub(super) fn total_tokens(&self) -> u64 {
+        self.prompt_tokens + self.completion_tokens
+    }
 }
 
 impl fmt::Display for AnswerStats {
@@ -46,16 +55,12 @@ pub(super) fn read(
 ) -> Result<AnswerStats> {
     let mut stats = AnswerStats::default();
     let mut first = None;
-    let mut line = String::new();
+    let mut events = Events::new(reader);
     loop {
-        line.clear();
-        if reader.read_line(&mut line).context("the answer broke off")? == 0 {
+        let Some(data) = events.next().context("the answer broke off")? else {
             bail!("the answer broke off: the server closed the connection");
-        }
-        let Some(data) = line.trim_end().strip_prefix("data: ") else {
-            continue;
         };
-        if data == "[DONE]" {
+        if data == DONE {
             return Ok(stats);
         }
         let event: Value = serde_json::from_str(data).with_context(|| format!("not an event: {data}"))?;

@@ -99,6 +99,65 @@ fn a_conversation_remembers_what_was_said() {
     assert_eq!(last["messages"], messages);
 }
 
+fn too_long() -> (&'static str, String) {
+    let message = "This model's maximum context length is 64 tokens. However, your prompt has 70 tokens.";
+    ("400 Bad Request", json!({ "error": { "message": message, "code": 400 } }).to_string())
+}
+
+/// What was said in a request to chat, `role: content` each.
+fn said((_, body): &(String, String)) -> Vec<String> {
+    let body: Value = serde_json::from_str(body).unwrap();
+    let line = |message: &Value| {
+        format!("{}: {}", message["role"].as_str().unwrap(), message["content"].as_str().unwrap())
+    };
+    body["messages"].as_array().unwrap().iter().map(line).collect()
+}
+
+#[test]
+fn a_conversation_that_outgrows_the_context_forgets_its_older_half() {
+    let answers = [models(), chat_answer(&["A"]), chat_answer(&["B"]), chat_answer(&["C"]), too_long()];
+    let (url, requests) = server(answers.into_iter().chain([chat_answer(&["D"])]).collect());
+    let arguments = Chat::parse_from(["octet", "--url", &url, "--system-prompt", "S"]).chat;
+    let connection = Connection::open(&arguments.client).unwrap();
+    let (result, output, notes) =
+        run("a\nb\nc\nd\n", |terminal| chat::converse(&arguments, &connection, terminal));
+    result.unwrap();
+    assert_eq!(output, "A\nB\nC\nD\n");
+    assert!(notes.contains("its older half is forgotten"), "{notes}");
+    let requests: Vec<(String, String)> = requests.iter().collect();
+    assert_eq!(said(&requests[4]).len(), 1 + 6 + 1);
+    assert_eq!(said(&requests[5]), ["system: S", "user: c", "assistant: C", "user: d"]);
+}
+
+#[test]
+fn a_full_context_is_said_and_makes_room() {
+    let full = json!({ "data": [{ "id": "first", "max_model_len": 7 }] }).to_string();
+    // The prepared answers count 5 and 2 tokens.
+    let (url, requests) = server(vec![("200 OK", full), chat_answer(&["A"]), chat_answer(&["B"])]);
+    let arguments = Chat::parse_from(["octet", "--url", &url]).chat;
+    let connection = Connection::open(&arguments.client).unwrap();
+    let (result, _, notes) = run("a\nb\n", |terminal| chat::converse(&arguments, &connection, terminal));
+    result.unwrap();
+    assert!(notes.contains("the model's context is full"), "{notes}");
+    let requests: Vec<(String, String)> = requests.iter().collect();
+    assert_eq!(said(&requests[2]), ["user: b"]);
+}
+
+#[test]
+fn a_message_that_is_refused_does_not_end_the_conversation() {
+    let busy = json!({ "error": { "message": "the queue is full" } }).to_string();
+    let answers = vec![models(), too_long(), ("503 Service Unavailable", busy), chat_answer(&["A"])];
+    let (url, requests) = server(answers);
+    let arguments = Chat::parse_from(["octet", "--url", &url]).chat;
+    let connection = Connection::open(&arguments.client).unwrap();
+    let (result, output, notes) =
+        run("long\nb\nc\n", |terminal| chat::converse(&arguments, &connection, terminal));
+    result.unwrap();
+    assert_eq!(output, "A\n");
+    assert!(notes.contains("maximum context length") && notes.contains("the queue is full"), "{notes}");
+    assert_eq!(said(&requests.iter().last().unwrap()), ["user: c"]);
+}
+
 #[test]
 fn a_quick_completion_prints_its_text_alone() {
     let text = |text: &str| json!({ "choices": [{ "text": text }] });

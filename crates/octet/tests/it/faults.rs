@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use serde_json::json;
 
 use crate::checkpoint::{Checkpoint, Tensor, VOCABULARY, byte_tokenizer};
-use crate::program::refusal;
+use crate::program::{refusal, run};
 
 /// Refuses a checkpoint; all of these words must be in the last line.
 #[track_caller]
@@ -129,12 +129,29 @@ fn too_little_memory() {
 }
 
 #[test]
+fn flags_without_a_value() {
+    for flag in ["--api-key", "--served-model-name"] {
+        let ended = run(&["serve", flag, ""]);
+        assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains(flag) && ended.stderr.contains("must not be empty"),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
 fn flags_that_cannot_be_followed() {
     let folder = Checkpoint::llama().write();
     for (options, words) in [
         (&["--max-model-len", "100000"][..], &["100000", "256"][..]),
         (&["--block-size", "24"], &["24", "16"]),
         (&["--gpu-memory-utilization", "1.5"], &["1.5"]),
+        (&["--max-num-seqs", "64", "--max-num-batched-tokens", "32"], &["64", "32"]),
+        (&["--generation-config", "/nowhere"], &["/nowhere has no generation_config.json"]),
+        (&["--max-logprobs", "-2"], &["-2", "-1 (no limit)"]),
+        (&["--revision", "main"], &["--revision main", "Hub id"]),
     ] {
         expect_words(&refusal(folder.path(), options), words);
     }

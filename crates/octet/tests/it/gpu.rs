@@ -3,7 +3,12 @@
 use serde_json::json;
 
 use crate::checkpoint::Checkpoint;
-use crate::program::{Server, run, run_with};
+use crate::program::{Ended, Server, end_of, program, run};
+
+/// Runs the program to its end with these variables.
+fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+    end_of(program(arguments).envs(variables.iter().copied()))
+}
 
 /// The simulator in HIP's place, with one device.
 fn simulated(architecture: &str) -> [(&str, String); 2] {

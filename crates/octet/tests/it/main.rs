@@ -1,6 +1,7 @@
 //! Tests of the whole: the house's own rules, and the program as a process.
 
 mod arrows;
+mod bench;
 mod checkpoint;
 mod commands;
 mod faults;

@@ -78,17 +78,21 @@ fn finish(mut child: Child) -> Ended {
     Ended { status, stdout, stderr }
 }
 
-/// Runs the program to its end.
-pub(crate) fn run(arguments: &[&str]) -> Ended {
-    run_with(arguments, &[])
+/// The program with arguments, not yet started; what it writes is kept.
+pub(crate) fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
-/// Runs the program to its end with these variables.
-pub(crate) fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
-    command.envs(variables.iter().copied());
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+/// Runs a command to its end.
+pub(crate) fn end_of(command: &mut Command) -> Ended {
     finish(command.spawn().expect("the program that was built starts"))
+}
+
+/// Runs the program to its end.
+pub(crate) fn run(arguments: &[&str]) -> Ended {
+    end_of(&mut program(arguments))
 }
 
 /// Serves a model that must be refused, and returns what the program said.

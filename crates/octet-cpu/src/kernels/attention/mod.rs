@@ -134,7 +134,7 @@ impl Attention {
 fn rows_at_once(isa: Isa) -> usize {
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
-        crate::isa::Level::Avx512(_) | crate::isa::Level::Avx512Bf16(_) => 12,
+        crate::isa::Level::Avx512(_) | crate::isa::Level::Avx512Bf16(_) | crate::isa::Level::Amx(_) => 12,
         _ => 6,
     }
 }

@@ -1,19 +1,25 @@
 //! Products with weights: `output = input · weightᵀ`, for any number of rows, with equal results to the bit.
 //!
 //! - `weight`: what a weight looks like once packed; `pack`: how it gets there;
-//! - `format`: how bytes of each storage type become factors in registers;
-//! - `tile`: the innermost loop; `multiply`: a task of a worker, made of tiles; `plan`: how work is cut up;
-//! - `input`: inputs in the order in which tiles read them.
+//! - `schedule`: what may be chosen about a product, which `plan` turns into tasks; `finish`: how sums become outputs;
+//! - `vectors`: products by vectors. `format`: how bytes of each storage type become factors in registers; `tile`: the
+//!   innermost loop; `multiply`: a task of a worker, made of tiles; `input`: inputs in the order in which tiles read
+//!   them;
+//! - `matrix`: products by matrix tiles, where the processor has them.
 //!
 //! One row is bound by memory: several panels stream through registers at once. Many rows are bound by arithmetic: a
-//! panel's block is widened once and multiplied by all tiles of six rows. The path in between is the same code.
+//! panel's block is widened once and multiplied by all tiles of rows. The path in between is the same code.
 
+mod finish;
 mod format;
 mod input;
+mod matrix;
 mod multiply;
 mod pack;
 mod plan;
+mod schedule;
 mod tile;
+mod vectors;
 mod weight;
 
 #[cfg(test)]
@@ -21,20 +27,23 @@ mod tests;
 
 use octet_backend::{Activation, BackendError, LinearUse};
 
-use self::input::Input;
-use self::multiply::{Finish, Output, Task};
-use self::pack::MAX_BLOCK_COLUMNS;
-use self::plan::{BLOCK_ROWS, MOST_PANELS, Tiles, panels_per_task, rows_per_block};
+use self::finish::Finish;
+use self::schedule::{MOST_BLOCK_COLUMNS, Schedule};
+use self::weight::Form;
 use crate::isa::Isa;
 use crate::memory::AlignedBuffer;
 use crate::simd::LANES;
+use crate::simd::tiles::{TILE_FLOATS, WIDENED_BYTES};
 use crate::threads::Pool;
 
 pub(crate) use self::weight::{Encoding, PackedLinear};
 
-/// Floats of a worker's own memory: widened weights of a block of columns for two panels, and sums.
-const WIDE_FLOATS: usize = 2 * MAX_BLOCK_COLUMNS * LANES;
-const SUM_FLOATS: usize = MOST_PANELS * BLOCK_ROWS * LANES;
+/// Floats of a worker's own memory for widened weights (a block of columns of two panels in 32 bits, or of four in
+/// 16) and, behind them, sums of a block that are yet to be scaled.
+const WIDE_FLOATS: usize = 2 * MOST_BLOCK_COLUMNS * LANES + FRESH_FLOATS;
+/// Four matrix tiles.
+const FRESH_FLOATS: usize = 4 * TILE_FLOATS;
+const _: () = assert!((WIDE_FLOATS - FRESH_FLOATS) * size_of::<f32>() >= WIDENED_BYTES);
 
 /// Inputs below which one worker has arranged them before the others have woken.
 const WORTH_A_FORK: usize = 16 * 1024;
@@ -43,30 +52,92 @@ const WORTH_A_FORK: usize = 16 * 1024;
 pub(crate) struct LinearScratch {
     /// Arranged inputs of a block of rows.
     input: AlignedBuffer<f32>,
-    /// `WIDE_FLOATS + SUM_FLOATS` for each worker.
-    workers: AlignedBuffer<f32>,
+    /// Widened weights, `WIDE_FLOATS` for each worker.
+    wide: AlignedBuffer<f32>,
+    /// Sums, the same for each worker.
+    sums: AlignedBuffer<f32>,
 }
 
 impl LinearScratch {
-    /// Memory for a pool; inputs come later.
+    /// Memory for a pool; inputs and sums come later.
     ///
     /// # Errors
     /// No memory.
     pub(crate) fn new(pool: &Pool) -> Result<Self, BackendError> {
-        let workers = AlignedBuffer::zeroed(pool.workers() * (WIDE_FLOATS + SUM_FLOATS))?;
-        Ok(Self { input: AlignedBuffer::zeroed(0)?, workers })
+        Ok(Self {
+            input: AlignedBuffer::zeroed(0)?,
+            wide: AlignedBuffer::zeroed(pool.workers() * WIDE_FLOATS)?,
+            sums: AlignedBuffer::zeroed(0)?,
+        })
     }
 
-    /// Makes room for products of `rows` rows with a weight, so that these allocate nothing.
+    /// Makes room for as many floats of inputs, and of sums for each worker, so that products allocate nothing.
     ///
     /// # Errors
     /// No memory.
-    pub(crate) fn reserve(&mut self, rows: usize, weight: &PackedLinear) -> Result<(), BackendError> {
-        let needed = rows.min(BLOCK_ROWS) * weight.steps();
-        if self.input.len() < needed {
-            self.input = AlignedBuffer::zeroed(needed)?;
+    fn reserve(&mut self, pool: &Pool, inputs: usize, sums: usize) -> Result<(), BackendError> {
+        if self.input.len() < inputs {
+            self.input = AlignedBuffer::zeroed(inputs)?;
+        }
+        if self.sums.len() < sums * pool.workers() {
+            self.sums = AlignedBuffer::zeroed(sums * pool.workers())?;
         }
         Ok(())
+    }
+
+    /// The parts: inputs, and for each worker wide memory and `sums` floats.
+    fn parts(&mut self, sums: usize) -> (&[f32], WorkerMemory) {
+        let memory = WorkerMemory {
+            wide: Parts(self.wide.as_mut_ptr()),
+            sums: Parts(self.sums.as_mut_ptr()),
+            sum_floats: sums,
+        };
+        (&self.input, memory)
+    }
+}
+
+/// The memory that each worker has for itself.
+#[derive(Clone, Copy)]
+struct WorkerMemory {
+    wide: Parts,
+    sums: Parts,
+    sum_floats: usize,
+}
+
+impl WorkerMemory {
+    /// A worker's memory for widened weights and for sums.
+    ///
+    /// # Safety
+    /// The scratch memory outlives the result and has as many sums; the worker uses it for one task at a time.
+    unsafe fn of(&self, worker: usize) -> (&mut [f32], &mut [f32]) {
+        // SAFETY: the caller's promise, and workers' parts are disjoint.
+        unsafe {
+            (
+                self.wide.part(worker * WIDE_FLOATS, WIDE_FLOATS),
+                self.sums.part(worker * self.sum_floats, self.sum_floats),
+            )
+        }
+    }
+}
+
+/// A pointer to floats of which each task uses a part of its own.
+#[derive(Clone, Copy)]
+struct Parts(*mut f32);
+
+// SAFETY: whoever makes one sees to it that tasks use disjoint parts, and that the memory outlives them.
+unsafe impl Send for Parts {}
+// SAFETY: as above.
+unsafe impl Sync for Parts {}
+
+impl Parts {
+    /// The part at `start`.
+    ///
+    /// # Safety
+    /// `start..start + len` lies inside the memory, and no other task uses it meanwhile.
+    #[expect(clippy::mut_from_ref, reason = "the caller promises that parts are disjoint")]
+    unsafe fn part(&self, start: usize, len: usize) -> &mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
     }
 }
 
@@ -126,7 +197,7 @@ pub(crate) fn gated_linear(
     )
 }
 
-/// Both products, block of rows by block of rows.
+/// Both products, by what the weight was packed for.
 fn product(
     context: &mut LinearContext<'_>,
     weight: &PackedLinear,
@@ -135,81 +206,9 @@ fn product(
     finish: Finish,
 ) -> Result<(), BackendError> {
     let rows = input.len() / weight.columns();
-    context.scratch.reserve(rows, weight)?;
-    let block = rows_per_block(rows);
-    let inputs = input.chunks(block * weight.columns());
-    for (input, output) in inputs.zip(output.chunks_mut(block * weight.output_columns())) {
-        let tiles = Tiles::new(input.len() / weight.columns());
-        arrange(context, weight, input, tiles);
-        multiply_block(context, weight, tiles, output, finish);
+    let schedule = Schedule::default_for(weight, rows, context.pool.workers());
+    match weight.arithmetic.form {
+        Form::Vectors => vectors::product(context, weight, &schedule, (input, output), finish),
+        Form::Tiles => matrix::product(context, weight, &schedule, (input, output), finish),
     }
-    Ok(())
-}
-
-/// A pointer to floats of which each task uses a part of its own.
-#[derive(Clone, Copy)]
-struct Parts(*mut f32);
-
-// SAFETY: whoever makes one sees to it that tasks use disjoint parts, and that the memory outlives them.
-unsafe impl Send for Parts {}
-// SAFETY: as above.
-unsafe impl Sync for Parts {}
-
-impl Parts {
-    /// The part at `start`.
-    ///
-    /// # Safety
-    /// `start..start + len` lies inside the memory, and no other task uses it meanwhile.
-    #[expect(clippy::mut_from_ref, reason = "the caller promises that parts are disjoint")]
-    unsafe fn part(&self, start: usize, len: usize) -> &mut [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
-    }
-}
-
-/// Arranges a block's inputs in the scratch memory.
-fn arrange(context: &mut LinearContext<'_>, weight: &PackedLinear, values: &[f32], tiles: Tiles) {
-    let arithmetic = weight.arithmetic;
-    let (order, factor) = (arithmetic.input_order, arithmetic.input_factor);
-    let input = Input { values, columns: weight.columns(), order, factor };
-    let (rows, blocks) = (tiles.rows(), weight.blocks());
-    let target = Parts(context.scratch.input[..rows * weight.steps()].as_mut_ptr());
-    let arrange_one = |_worker: usize, task: usize| {
-        let (block, tile) = (task / tiles.count(), task % tiles.count());
-        let steps = weight.block_steps(block);
-        let start = rows * steps.start + tiles.first_row(tile) * steps.len();
-        // SAFETY: blocks lie one after another, and so do the tiles of a block.
-        let target = unsafe { target.part(start, steps.len() * tiles.rows_of(tile)) };
-        input.pack(tiles, tile, steps, target);
-    };
-    let tasks = blocks * tiles.count();
-    if rows * weight.steps() < WORTH_A_FORK {
-        (0..tasks).for_each(|task| arrange_one(0, task));
-    } else {
-        context.pool.run_tasks(tasks, &arrange_one);
-    }
-}
-
-/// Multiplies a block of rows whose inputs are arranged.
-fn multiply_block(
-    context: &mut LinearContext<'_>,
-    weight: &PackedLinear,
-    tiles: Tiles,
-    output: &mut [f32],
-    finish: Finish,
-) {
-    let gated = matches!(finish, Finish::Gate(_));
-    let per_task = panels_per_task(weight.panels, context.pool.workers(), tiles, gated);
-    let input = &context.scratch.input[..tiles.rows() * weight.steps()];
-    let memory = Parts(context.scratch.workers.as_mut_ptr());
-    let output = Output { start: output.as_mut_ptr(), columns: weight.output_columns() };
-    let isa = context.isa;
-    context.pool.run_tasks(weight.panels.div_ceil(per_task), &|worker, index| {
-        // SAFETY: each worker has a part of its own, and runs one task at a time.
-        let own = unsafe { memory.part(worker * (WIDE_FLOATS + SUM_FLOATS), WIDE_FLOATS + SUM_FLOATS) };
-        let (wide, sums) = own.split_at_mut(WIDE_FLOATS);
-        let first_panel = index * per_task;
-        let panels = per_task.min(weight.panels - first_panel);
-        Task { weight, first_panel, panels, tiles, input, wide, sums, output, finish }.run(isa);
-    });
 }

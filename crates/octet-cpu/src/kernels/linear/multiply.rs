@@ -1,42 +1,18 @@
-//! One task of a multiplication: a few panels times a block of rows, and what happens to the sums at the end.
+//! One task of a multiplication by vectors: a few panels times a block of rows.
 
-use octet_backend::Activation;
-
+use super::finish::{Finish, FinishedSums, Output};
 use super::format::{BF16, BF16Pairs, F16, F32, Float8, Float8Pairs, Format};
-use super::plan::Tiles;
-use super::tile::{Operands, TILE_PANELS};
+use super::plan::{TILE_PANELS, Tiles};
+use super::schedule::Schedule;
+use super::tile::Operands;
 use super::weight::{Encoding, PackedLinear};
 use crate::isa::{Isa, Level};
-use crate::simd::{Kernel, LANES, PairDot, Portable, Simd, math};
-
-/// What becomes of the sums.
-#[derive(Clone, Copy)]
-pub(super) enum Finish {
-    /// Written.
-    Write,
-    /// Added to what is there.
-    Accumulate,
-    /// Panels are gate and up in turn: `activation(gate) * up` is written.
-    Gate(Activation),
-}
-
-/// The output matrix, shared by tasks that write disjoint columns of it.
-#[derive(Clone, Copy)]
-pub(super) struct Output {
-    /// First row of the block of rows.
-    pub start: *mut f32,
-    /// Columns of a row.
-    pub columns: usize,
-}
-
-// SAFETY: tasks write disjoint columns, and the matrix outlives them.
-unsafe impl Send for Output {}
-// SAFETY: as above.
-unsafe impl Sync for Output {}
+use crate::simd::{LANES, PairDot, Portable, Simd};
 
 /// One task.
 pub(super) struct Task<'a> {
     pub weight: &'a PackedLinear,
+    pub schedule: &'a Schedule,
     /// First panel of the task.
     pub first_panel: usize,
     /// Panels of the task.
@@ -59,7 +35,7 @@ impl Task<'_> {
         match isa.level() {
             Level::Portable => self.run_columns(Portable),
             #[cfg(test)]
-            Level::PortablePairs => self.run_pairs(Portable),
+            Level::PortablePairs | Level::PortableTiles => self.run_pairs(Portable),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(simd) => self.run_columns(simd),
             #[cfg(target_arch = "x86_64")]
@@ -68,6 +44,11 @@ impl Task<'_> {
             Level::Avx512Bf16(simd) => match self.weight.encoding() {
                 Encoding::F32 | Encoding::F16 => self.run_columns(simd.without_pairs()),
                 Encoding::BF16 | Encoding::E4M3 | Encoding::E5M2 => self.run_pairs(simd),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(simd) => match self.weight.encoding() {
+                Encoding::F32 | Encoding::F16 => self.run_columns(simd.vectors().without_pairs()),
+                Encoding::BF16 | Encoding::E4M3 | Encoding::E5M2 => self.run_pairs(simd.vectors()),
             },
         }
     }
@@ -81,7 +62,7 @@ impl Task<'_> {
             Encoding::E4M3 => self.multiply::<S, Float8<false>>(simd),
             Encoding::E5M2 => self.multiply::<S, Float8<true>>(simd),
         }
-        simd.run(FinishTask(self));
+        simd.run(self.finished());
     }
 
     /// Runs the task with dot products of pairs, where its format has them.
@@ -94,7 +75,21 @@ impl Task<'_> {
             Encoding::E4M3 => self.multiply::<S, Float8Pairs<false>>(simd),
             Encoding::E5M2 => self.multiply::<S, Float8Pairs<true>>(simd),
         }
-        simd.run(FinishTask(self));
+        simd.run(self.finished());
+    }
+
+    /// The sums, to be written out.
+    fn finished(&self) -> FinishedSums<'_> {
+        FinishedSums {
+            weight: self.weight,
+            first_panel: self.first_panel,
+            panels: self.panels,
+            rows: self.tiles.rows(),
+            sums: self.sums,
+            row_stride: self.tiles.rows(),
+            output: self.output,
+            finish: self.finish,
+        }
     }
 
     /// Fills `sums`.
@@ -107,7 +102,7 @@ impl Task<'_> {
             return;
         }
         // Block by block, so that a block's inputs stay in the second cache while the task's panels pass by.
-        for block in 0..self.weight.blocks() {
+        for block in 0..self.weight.blocks(self.weight.block_columns(self.schedule)) {
             let mut panel = 0;
             while panel < self.panels {
                 if S::MANY_ROWS_PANELS == 2 && self.panels - panel >= 2 {
@@ -130,7 +125,7 @@ impl Task<'_> {
             (1..=3, 2..) => 2,
             _ => 1,
         };
-        for block in 0..self.weight.blocks() {
+        for block in 0..self.weight.blocks(self.weight.block_columns(self.schedule)) {
             let operands = self.operands::<S, F>(panel, block, 0);
             // SAFETY: `operands` makes pointers for `rows` rows and the task's panels from `panel` on.
             unsafe {
@@ -186,9 +181,9 @@ impl Task<'_> {
     /// Pointers for one tile, the panels from `panel` on, and one block of columns.
     fn operands<S: Simd, F: Format<S>>(&mut self, panel: usize, block: usize, tile: usize) -> Operands {
         let weight = self.weight;
-        let groups = weight.block_groups(block);
+        let groups = weight.block(weight.block_columns(self.schedule), block);
         let first_row = self.tiles.first_row(tile);
-        let steps = groups.start * F::STEPS..groups.end * F::STEPS;
+        let steps = weight.steps_of(&groups);
         let first_input = self.tiles.rows() * steps.start + first_row * steps.len();
         let panels = self.first_panel + panel..self.first_panel + self.panels;
         let sum_stride = self.tiles.rows() * LANES;
@@ -203,84 +198,10 @@ impl Task<'_> {
             sum_stride,
             resume: block > 0,
             scales: weight.block_scales(panels, block),
+            ahead_bytes: self.schedule.ahead_bytes,
             wide: self.wide.as_mut_ptr(),
         }
     }
-
-    /// Scales, adds the bias, and writes the sums out.
-    #[inline(always)]
-    fn finish<S: Simd>(&self, simd: S) {
-        let columns = self.output.columns;
-        let group = if matches!(self.finish, Finish::Gate(_)) { 2 } else { 1 };
-        for index in (0..self.panels).step_by(group) {
-            let first_column = (self.first_panel + index) / group * LANES;
-            let count = LANES.min(columns - first_column);
-            for row in 0..self.tiles.rows() {
-                let value = self.value(simd, index, row);
-                let target = self.output.start.wrapping_add(row * columns + first_column);
-                let value = match self.finish {
-                    Finish::Write => value,
-                    // SAFETY: `count` columns of this row are left from `first_column` on.
-                    Finish::Accumulate => unsafe { simd.add(load_columns(simd, target, count), value) },
-                    Finish::Gate(activation) => {
-                        let gate = match activation {
-                            Activation::Silu => math::silu(simd, value),
-                            Activation::GeluTanh => math::gelu_tanh(simd, value),
-                        };
-                        simd.multiply(gate, self.value(simd, index + 1, row))
-                    }
-                };
-                // SAFETY: as above; this task alone writes these columns.
-                unsafe {
-                    if count == LANES {
-                        simd.store(target, value);
-                    } else {
-                        simd.store_first(target, value, count);
-                    }
-                }
-            }
-        }
-    }
-
-    /// One row's values of one of the task's panels.
-    #[inline(always)]
-    fn value<S: Simd>(&self, simd: S, index: usize, row: usize) -> S::F32 {
-        let sums = &self.sums[(index * self.tiles.rows() + row) * LANES..][..LANES];
-        // SAFETY: sixteen values.
-        let mut value = unsafe { simd.load(sums.as_ptr()) };
-        let panel = self.first_panel + index;
-        if let Some(scales) = self.weight.row_scales(panel) {
-            // SAFETY: sixteen values.
-            value = simd.multiply(value, unsafe { simd.load(scales.as_ptr()) });
-        }
-        if let Some(bias) = self.weight.bias(panel) {
-            // SAFETY: sixteen values.
-            value = simd.add(value, unsafe { simd.load(bias.as_ptr()) });
-        }
-        value
-    }
-}
-
-/// [`Task::finish`] as a kernel.
-struct FinishTask<'a>(Task<'a>);
-
-impl Kernel for FinishTask<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        self.0.finish(simd);
-    }
-}
-
-/// Reads `count` columns, sixteen at most.
-///
-/// # Safety
-/// `source` is valid for reading `count` values.
-#[inline(always)]
-unsafe fn load_columns<S: Simd>(simd: S, source: *const f32, count: usize) -> S::F32 {
-    // SAFETY: the caller's promise.
-    unsafe { if count == LANES { simd.load(source) } else { simd.load_first(source, count) } }
 }
 
 const _: () = assert!(TILE_PANELS == 4, "few_rows has loops for four panels and fewer");

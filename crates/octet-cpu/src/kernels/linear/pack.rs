@@ -6,14 +6,12 @@ use half::{bf16, f16};
 use octet_backend::{BackendError, DataType, LinearPart, LinearSpec, LinearUse, WeightScale};
 use octet_float8::Float8Format;
 
+use super::schedule::MOST_BLOCK_COLUMNS;
 use super::weight::{Arithmetic, BlockScales, Encoding, Layout, PackedLinear};
 use crate::isa::Isa;
 use crate::memory::AlignedBuffer;
 use crate::simd::LANES;
 use crate::threads::Pool;
-
-/// The widest block of columns with a scale of its own; what the widened weights of a block have room for.
-pub(super) const MAX_BLOCK_COLUMNS: usize = 512;
 
 /// Columns that are packed for one row before the next: sixteen rows of them fit the first cache.
 const CHUNK_COLUMNS: usize = 256;
@@ -31,16 +29,25 @@ impl PackedLinear {
     ) -> Result<Self, BackendError> {
         let source = Source::new(spec, parts)?;
         let encoding = Encoding::of(spec.data_type)?;
-        let arithmetic = Arithmetic::new(isa, encoding);
+        let scale_columns = source.scale_columns()?;
+        let arithmetic = Arithmetic::new(isa, encoding, scale_columns);
         let layout = if spec.usage == LinearUse::Embed { Layout::Rows } else { Layout::Panels };
-        let groups = source.columns.div_ceil(encoding.group_columns());
+        // Of sixteen rows.
+        let panel_bytes = match layout {
+            Layout::Rows => LANES * source.columns * encoding.bytes(),
+            Layout::Panels => arithmetic.groups(encoding, source.columns) * encoding.group_bytes(),
+        };
         let data_bytes = match layout {
             Layout::Rows => source.rows * source.columns * encoding.bytes(),
-            Layout::Panels => source.panels * groups * encoding.group_bytes(),
+            Layout::Panels => source.panels * panel_bytes,
         };
         let mut data = AlignedBuffer::<u8>::zeroed(data_bytes)?;
-        source.pack_elements(pool, encoding, layout, &mut data)?;
-        let block_scales = source.block_scales(arithmetic.sum_factor)?;
+        let split = layout == Layout::Panels && arithmetic.splits_groups(encoding);
+        source.pack_elements(pool, (encoding, layout, split), panel_bytes, &mut data)?;
+        let block_scales = match scale_columns {
+            Some(columns) => Some(source.block_scales(columns, arithmetic.sum_factor)?),
+            None => None,
+        };
         let row_scales = match block_scales {
             Some(_) => None,
             None => source.row_scales(arithmetic.sum_factor)?,
@@ -130,14 +137,10 @@ impl<'a> Source<'a> {
     fn pack_elements(
         &self,
         pool: &Pool,
-        encoding: Encoding,
-        layout: Layout,
+        (encoding, layout, split): (Encoding, Layout, bool),
+        panel_bytes: usize,
         data: &mut [u8],
     ) -> Result<(), BackendError> {
-        let panel_bytes = match layout {
-            Layout::Rows => LANES * self.columns * encoding.bytes(),
-            Layout::Panels => self.columns.div_ceil(encoding.group_columns()) * encoding.group_bytes(),
-        };
         let panels: Vec<Mutex<&mut [u8]>> = data.chunks_mut(panel_bytes).map(Mutex::new).collect();
         let failed = Mutex::new(None::<(usize, usize, usize)>);
         pool.run_tasks(panels.len(), &|_worker, panel| {
@@ -146,6 +149,9 @@ impl<'a> Source<'a> {
             if let Err(found) = self.pack_panel(panel, encoding, layout, &mut target) {
                 let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
                 *failed = Some(failed.map_or(found, |earlier| earlier.min(found)));
+            }
+            if split {
+                split_groups(&mut target);
             }
         });
         match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -215,8 +221,8 @@ impl<'a> Source<'a> {
         Ok(Some(scales))
     }
 
-    /// Scales of blocks, if any part has them.
-    fn block_scales(&self, sum_factor: f32) -> Result<Option<BlockScales>, BackendError> {
+    /// Columns that share a scale, if any part has scales of blocks.
+    fn scale_columns(&self) -> Result<Option<usize>, BackendError> {
         let widths = self.parts.iter().filter_map(|part| match part.scale {
             WeightScale::Block { columns_per_block, .. } => Some(columns_per_block),
             WeightScale::None | WeightScale::Tensor(_) | WeightScale::Channel(_) => None,
@@ -225,12 +231,17 @@ impl<'a> Source<'a> {
         if let Some(other) = widths.clone().find(|&width| width != columns) {
             return Err(limit("width of a scale's block beside parts with another width", other, columns));
         }
-        if columns > MAX_BLOCK_COLUMNS {
-            return Err(limit("width of a scale's block", columns, MAX_BLOCK_COLUMNS));
+        if columns > MOST_BLOCK_COLUMNS {
+            return Err(limit("width of a scale's block", columns, MOST_BLOCK_COLUMNS));
         }
         if columns == 0 || !columns.is_multiple_of(4) {
             return Err(limit("remainder by 4 of the width of a scale's block", columns % 4, 0));
         }
+        Ok(Some(columns))
+    }
+
+    /// Scales of blocks of `columns`.
+    fn block_scales(&self, columns: usize, sum_factor: f32) -> Result<BlockScales, BackendError> {
         let blocks = self.columns.div_ceil(columns);
         let mut classes: Vec<Vec<f32>> = Vec::new();
         let mut class_of_panel = Vec::with_capacity(self.panels);
@@ -255,7 +266,7 @@ impl<'a> Source<'a> {
         for (target, class) in scales.chunks_mut(blocks * LANES).zip(&classes) {
             target.copy_from_slice(class);
         }
-        Ok(Some(BlockScales { columns, class_of_panel, scales }))
+        Ok(BlockScales { columns, blocks, class_of_panel, scales })
     }
 
     /// The bias in packed order.
@@ -322,6 +333,16 @@ fn convert_row(
         (F8(_), _) | (_, Encoding::E4M3 | Encoding::E5M2) => {
             spread::<1, 1, 4>(row, |bytes| (bytes, bytes[0] & 0x7F != 0x7F))
         }
+    }
+}
+
+/// Brings eight-bit groups of four columns into the order of [`crate::simd::tiles::GROUP_CODES`]: of each four outputs
+/// first the pairs of columns 0 and 1, then those of columns 2 and 3.
+fn split_groups(panel: &mut [u8]) {
+    for outputs in panel.as_chunks_mut::<16>().0 {
+        let pair = |index: usize| [outputs[2 * index], outputs[2 * index + 1]];
+        let pairs: [[u8; 2]; 8] = std::array::from_fn(|index| pair(index % 4 * 2 + index / 4));
+        outputs.copy_from_slice(pairs.as_flattened());
     }
 }
 

@@ -1,14 +1,10 @@
 //! How a multiplication is cut into tiles and tasks: pure functions of its shape.
 
-use super::tile::{TILE_PANELS, TILE_ROWS};
+use super::tile::TILE_ROWS;
 
-/// The most rows that are worked off together. Larger batches go block by block, so that a block's inputs stay in the
-/// last cache while the panels pass by, and scratch memory stays small.
+/// The most rows that are worked off together, unless a schedule says otherwise. Larger batches go block by block, so
+/// that a block's inputs stay in the last cache while the panels pass by, and scratch memory stays small.
 pub(super) const BLOCK_ROWS: usize = 192;
-
-/// Columns between two visits to the sums in memory, where block scales do not say otherwise. The widened weights of
-/// so many columns and a tile's inputs fit the first cache together.
-pub(super) const BLOCK_COLUMNS: usize = 256;
 
 /// Rows cut into tiles that differ by at most one row, so that no tile is too short to keep the multipliers busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,30 +48,28 @@ impl Tiles {
     }
 }
 
-/// Rows of each block of a batch: as equal as whole tiles allow.
-pub(super) fn rows_per_block(rows: usize) -> usize {
-    const { assert!(BLOCK_ROWS.is_multiple_of(TILE_ROWS)) };
-    let blocks = rows.div_ceil(BLOCK_ROWS).max(1);
-    rows.div_ceil(blocks).next_multiple_of(TILE_ROWS)
+/// Rows of each block of a batch: as equal as whole tiles of `tile_rows` allow, and at most `most`, a multiple of
+/// these.
+pub(super) fn rows_per_block(rows: usize, most: usize, tile_rows: usize) -> usize {
+    debug_assert!(most.is_multiple_of(tile_rows));
+    let blocks = rows.div_ceil(most).max(1);
+    rows.div_ceil(blocks).next_multiple_of(tile_rows)
 }
 
-/// The most panels of a task.
+/// The most panels that a pass over few rows multiplies.
+pub(super) const TILE_PANELS: usize = 4;
+
+/// The most panels of a task with many rows, by vectors.
 pub(super) const MOST_PANELS: usize = 8;
 
-/// Panels of one task: one, two, four or eight. A single row wants several panels a pass, as each panel is a stream
-/// from memory of its own; many rows want several panels for one visit to a block's inputs. But there must be enough
-/// tasks for all workers to end together.
-pub(super) fn panels_per_task(panels: usize, workers: usize, tiles: Tiles, gated: bool) -> usize {
+/// Panels of one task: a power of two, `most` at most. A single row wants several panels a pass, as each panel is a
+/// stream from memory of its own; many rows want several panels for one visit to a block's inputs. But there must be
+/// enough tasks for all workers to end together. Gate and up are not parted.
+pub(super) fn panels_per_task(panels: usize, workers: usize, most: usize, gated: bool) -> usize {
     const TASKS_PER_WORKER: usize = 6;
-    let wanted = panels / (workers * TASKS_PER_WORKER);
+    let wanted = (panels / (workers * TASKS_PER_WORKER)).clamp(1, most);
     let lowest = if gated { 2 } else { 1 };
-    match wanted {
-        0..2 => lowest,
-        2..4 => 2,
-        4..8 => TILE_PANELS,
-        _ if tiles.count() == 1 => TILE_PANELS,
-        _ => MOST_PANELS,
-    }
+    (1 << wanted.ilog2()).max(lowest)
 }
 
 #[cfg(test)]
@@ -102,19 +96,20 @@ mod tests {
     #[test]
     fn blocks_are_of_whole_tiles_and_not_too_large() {
         for rows in 1..2000 {
-            let block = rows_per_block(rows);
-            assert!(block <= BLOCK_ROWS && block.is_multiple_of(TILE_ROWS));
-            assert_eq!(rows.div_ceil(block), rows.div_ceil(BLOCK_ROWS));
+            for (most, tile_rows) in [(BLOCK_ROWS, TILE_ROWS), (512, 16)] {
+                let block = rows_per_block(rows, most, tile_rows);
+                assert!(block <= most && block.is_multiple_of(tile_rows));
+                assert_eq!(rows.div_ceil(block), rows.div_ceil(most));
+            }
         }
     }
 
     #[test]
     fn small_matrices_still_have_work_for_everyone() {
-        let (few, many) = (Tiles::new(1), Tiles::new(64));
-        assert_eq!(panels_per_task(8016, 2, few, false), 4);
-        assert_eq!(panels_per_task(8016, 2, many, false), 8);
-        assert_eq!(panels_per_task(16, 2, many, false), 1);
-        assert_eq!(panels_per_task(16, 2, few, true), 2);
-        assert_eq!(panels_per_task(128, 32, few, false), 1);
+        assert_eq!(panels_per_task(8016, 2, 4, false), 4);
+        assert_eq!(panels_per_task(8016, 2, 8, false), 8);
+        assert_eq!(panels_per_task(16, 2, 8, false), 1);
+        assert_eq!(panels_per_task(16, 2, 4, true), 2);
+        assert_eq!(panels_per_task(128, 32, 4, false), 1);
     }
 }

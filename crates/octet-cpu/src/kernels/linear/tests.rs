@@ -114,10 +114,10 @@ impl Bench {
     }
 }
 
-/// All instruction sets of this machine, and the twin of the one that multiplies pairs.
+/// All instruction sets of this machine, and the twins of those that multiply pairs and tiles.
 fn sets() -> Vec<Isa> {
     let mut sets = Isa::available();
-    sets.push(Isa::portable_pairs());
+    sets.extend([Isa::portable_pairs(), Isa::portable_tiles()]);
     sets
 }
 
@@ -148,7 +148,7 @@ fn products_agree_with_sums_in_64_bit() {
             for isa in sets() {
                 let spec = spec(data_type, LinearUse::Multiply, None);
                 let weight = bench.pack(isa, &spec, &[matrix.part(WeightScale::None)]);
-                for batch in [1, 2, 3, 4, 5, 6, 7, 13] {
+                for batch in [1, 2, 3, 4, 5, 6, 7, 13, 33, 50] {
                     let input = inputs(batch, batch * columns);
                     let output = bench.linear(isa, &weight, &input);
                     for (index, found) in output.into_iter().enumerate() {
@@ -208,13 +208,43 @@ fn sets_with_the_same_arithmetic_agree_to_the_bit() {
         let input = randoms(4, 9 * 270);
         let results: Vec<_> = Isa::available()
             .into_iter()
-            .filter(|isa| isa.name() != "avx512bf16")
+            .filter(|isa| !isa.has_pair_dot())
             .map(|isa| {
                 let weight = bench.pack(isa, &spec, &[matrix.part(WeightScale::None)]);
                 bench.linear(isa, &weight, &input).into_iter().map(f32::to_bits).collect::<Vec<_>>()
             })
             .collect();
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{data_type}");
+    }
+}
+
+#[test]
+fn pairs_and_tiles_agree_with_their_twins_to_the_bit() {
+    let mut bench = Bench::new();
+    let scales = randoms(5, 5 * 5);
+    let block = WeightScale::Block { scales: &scales, rows_per_block: 16, columns_per_block: 64 };
+    for (name, twin) in [("avx512bf16", Isa::portable_pairs()), ("amx", Isa::portable_tiles())] {
+        let Ok(isa) = Isa::choose(Some(name)) else { continue };
+        for (data_type, scale) in [
+            (DataType::BF16, WeightScale::None),
+            (E4M3_TYPE, WeightScale::Tensor(0.5)),
+            (E4M3_TYPE, block),
+            (E5M2_TYPE, WeightScale::None),
+        ] {
+            let matrix = Matrix::random(8, data_type, 75, 290);
+            let spec = spec(data_type, LinearUse::Multiply, None);
+            for batch in [1, 7, 16, 35] {
+                let mut input = randoms(4, batch * 290);
+                // From numbers that are zero in bfloat16's arithmetic up to large ones.
+                input.iter_mut().step_by(7).for_each(|value| *value *= 1e-38);
+                input.iter_mut().step_by(11).for_each(|value| *value *= 1e9);
+                let [found, expected] = [isa, twin].map(|isa| {
+                    let weight = bench.pack(isa, &spec, &[matrix.part(scale)]);
+                    bench.linear(isa, &weight, &input).into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                });
+                assert_eq!(found, expected, "{name} {data_type} {scale:?} batch {batch}");
+            }
+        }
     }
 }
 

@@ -3,16 +3,11 @@
 use std::marker::PhantomData;
 
 use super::format::{BF16, BF16Pairs, F16, F32, Float8, Float8Pairs, Format, WideColumns, WidePairs};
+use super::plan::TILE_PANELS;
 use crate::simd::{Kernel, LANES, PairDot, PairKernel, Simd};
 
 /// The most rows of a tile: twelve 256-bit sums, a weight in two registers and an input fill AVX2's sixteen.
 pub(super) const TILE_ROWS: usize = 6;
-/// The most panels that one pass multiplies.
-pub(super) const TILE_PANELS: usize = 4;
-
-/// How far ahead of the multiply weights are asked for, all panels of a pass together: what the memory delivers while
-/// a first line is under way. The processor's own prefetchers start anew with every 4 KiB.
-const PREFETCH_BYTES: usize = 4096;
 
 /// Operands of [`multiply`]: pointers into one block of columns.
 pub(super) struct Operands {
@@ -34,6 +29,8 @@ pub(super) struct Operands {
     pub resume: bool,
     /// Scales of the block for the sixteen rows of each panel, if blocks are scaled.
     pub scales: Option<[*const f32; TILE_PANELS]>,
+    /// How far ahead of the product weights are asked for, all panels together.
+    pub ahead_bytes: usize,
     /// Where widened weights are kept, `[steps, panels, 16]`; used if `KEEP`.
     pub wide: *mut f32,
 }
@@ -94,7 +91,7 @@ where
         for (panel, sums) in sums.iter_mut().enumerate() {
             let group = weights.wrapping_add(panel * operands.panel_bytes);
             if F::STREAMED {
-                simd.prefetch(group.wrapping_add(PREFETCH_BYTES / PANELS));
+                simd.prefetch(group.wrapping_add(operands.ahead_bytes / PANELS));
             }
             // SAFETY: inside the panel's block.
             let raw = unsafe { F::load(simd, group) };

@@ -6,10 +6,11 @@ use octet_backend::{BackendError, DataType, LinearUse};
 use octet_float8::Float8Format;
 
 use super::input::InputOrder;
-use super::plan::BLOCK_COLUMNS;
-use super::tile::TILE_PANELS;
+use super::plan::TILE_PANELS;
+use super::schedule::Schedule;
 use crate::isa::{Isa, Level};
 use crate::memory::AlignedBuffer;
+use crate::simd::tiles::TILE_COLUMNS;
 use crate::simd::{E4M3_FACTOR, E5M2_FACTOR, LANES, power_of_two};
 
 /// Storage formats that the kernels multiply.
@@ -51,7 +52,7 @@ impl Encoding {
     }
 
     /// Columns of a group; see `format`.
-    pub(crate) const fn group_columns(self) -> usize {
+    pub(super) const fn group_columns(self) -> usize {
         match self {
             Self::F32 | Self::F16 => 1,
             Self::BF16 => 2,
@@ -65,9 +66,20 @@ impl Encoding {
     }
 }
 
+/// What a product is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Vectors of sixteen outputs.
+    Vectors,
+    /// Matrix tiles.
+    Tiles,
+}
+
 /// How the kernels of an instruction set multiply an encoding: what is done to inputs before and to sums after.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Arithmetic {
+    /// What products are made of.
+    pub form: Form,
     /// How steps read inputs.
     pub input_order: InputOrder,
     /// Inputs are multiplied by this power of two.
@@ -77,11 +89,19 @@ pub(super) struct Arithmetic {
 }
 
 impl Arithmetic {
-    pub(super) fn new(isa: Isa, encoding: Encoding) -> Self {
-        let order = match (isa.has_pair_dot(), encoding) {
-            (true, Encoding::BF16) => InputOrder::Pairs,
-            (true, Encoding::E4M3 | Encoding::E5M2) => InputOrder::AlternatePairs,
-            _ => InputOrder::Columns,
+    /// The arithmetic for an encoding whose scales, if they are scales of blocks, change every `scale_columns`.
+    pub(super) fn new(isa: Isa, encoding: Encoding, scale_columns: Option<usize>) -> Self {
+        // A tile's sum cannot be scaled in the middle.
+        let whole_tiles = scale_columns.is_none_or(|columns| columns.is_multiple_of(TILE_COLUMNS));
+        let (form, order) = match encoding {
+            Encoding::BF16 | Encoding::E4M3 | Encoding::E5M2 if isa.has_tiles() && whole_tiles => {
+                (Form::Tiles, InputOrder::Pairs)
+            }
+            Encoding::BF16 if isa.has_pair_dot() => (Form::Vectors, InputOrder::Pairs),
+            Encoding::E4M3 | Encoding::E5M2 if isa.has_pair_dot() => {
+                (Form::Vectors, InputOrder::AlternatePairs)
+            }
+            _ => (Form::Vectors, InputOrder::Columns),
         };
         // Widened eight-bit weights are tiny. Half of the factor is made good on inputs and half on sums, so that both
         // stay far from the ends of binary32's range.
@@ -96,7 +116,21 @@ impl Arithmetic {
             }
             _ => (0, 0),
         };
-        Self { input_order: order, input_factor: power_of_two(input), sum_factor: power_of_two(sum) }
+        Self { form, input_order: order, input_factor: power_of_two(input), sum_factor: power_of_two(sum) }
+    }
+
+    /// Whether groups are in the order of [`crate::simd::tiles::GROUP_CODES`].
+    pub(super) fn splits_groups(self, encoding: Encoding) -> bool {
+        self.form == Form::Tiles && encoding.bytes() == 1
+    }
+
+    /// Groups of a row of `columns`: whole tiles, where there are tiles.
+    pub(super) fn groups(self, encoding: Encoding, columns: usize) -> usize {
+        let columns = match self.form {
+            Form::Vectors => columns,
+            Form::Tiles => columns.next_multiple_of(TILE_COLUMNS),
+        };
+        columns.div_ceil(encoding.group_columns())
     }
 }
 
@@ -104,6 +138,8 @@ impl Arithmetic {
 pub(super) struct BlockScales {
     /// Columns that share a scale: a multiple of every group.
     pub columns: usize,
+    /// Number of blocks of columns.
+    pub blocks: usize,
     /// For each panel its class: panels whose rows have the same scales are of the same class.
     pub class_of_panel: Vec<u32>,
     /// `[classes, blocks, 16]`, sum factor included.
@@ -168,14 +204,23 @@ impl PackedLinear {
         self.encoding
     }
 
+    /// Whether panels of gate and up take turns.
+    pub(super) fn is_gated(&self) -> bool {
+        self.usage == LinearUse::Gated
+    }
+
     /// Groups of a row.
     pub(super) fn groups(&self) -> usize {
-        self.columns.div_ceil(self.encoding.group_columns())
+        self.arithmetic.groups(self.encoding, self.columns)
     }
 
     /// Multiply-adds of a row.
     pub(super) fn steps(&self) -> usize {
-        self.groups() * self.encoding.group_columns() / self.arithmetic.input_order.columns_per_step()
+        self.groups() * self.steps_per_group()
+    }
+
+    fn steps_per_group(&self) -> usize {
+        self.encoding.group_columns() / self.arithmetic.input_order.columns_per_step()
     }
 
     /// The elements.
@@ -184,26 +229,24 @@ impl PackedLinear {
     }
 
     /// Columns between two visits to the sums.
-    pub(super) fn block_columns(&self) -> usize {
-        self.block_scales.as_ref().map_or(BLOCK_COLUMNS, |blocks| blocks.columns)
+    pub(super) fn block_columns(&self, schedule: &Schedule) -> usize {
+        self.block_scales.as_ref().map_or(schedule.columns_per_block, |blocks| blocks.columns)
     }
 
-    /// Number of blocks of columns.
-    pub(super) fn blocks(&self) -> usize {
-        self.columns.div_ceil(self.block_columns())
+    /// Number of blocks of `width` columns.
+    pub(super) fn blocks(&self, width: usize) -> usize {
+        self.groups().div_ceil(width / self.encoding.group_columns())
     }
 
-    /// The groups of a block of columns.
-    pub(super) fn block_groups(&self, block: usize) -> Range<usize> {
-        let length = self.block_columns() / self.encoding.group_columns();
+    /// The groups of one of them.
+    pub(super) fn block(&self, width: usize, block: usize) -> Range<usize> {
+        let length = width / self.encoding.group_columns();
         block * length..self.groups().min((block + 1) * length)
     }
 
-    /// The multiply-adds of a block of columns.
-    pub(super) fn block_steps(&self, block: usize) -> Range<usize> {
-        let per_group = self.encoding.group_columns() / self.arithmetic.input_order.columns_per_step();
-        let groups = self.block_groups(block);
-        groups.start * per_group..groups.end * per_group
+    /// The multiply-adds of a range of groups.
+    pub(super) fn steps_of(&self, groups: &Range<usize>) -> Range<usize> {
+        groups.start * self.steps_per_group()..groups.end * self.steps_per_group()
     }
 
     /// Scales of one block of columns for some panels, four at most, if blocks are scaled.
@@ -215,7 +258,7 @@ impl PackedLinear {
         let scales = self.block_scales.as_ref()?;
         let mut pointers = [std::ptr::null(); TILE_PANELS];
         for (pointer, class) in pointers.iter_mut().zip(&scales.class_of_panel[panels]) {
-            let start = (*class as usize * self.blocks() + block) * LANES;
+            let start = (*class as usize * scales.blocks + block) * LANES;
             *pointer = scales.scales[start..start + LANES].as_ptr();
         }
         Some(pointers)
@@ -239,8 +282,23 @@ impl PackedLinear {
             Layout::Panels => {
                 let group = self.encoding.group_columns();
                 let groups = row / LANES * self.groups() + column / group;
-                groups * self.encoding.group_bytes() + (row % LANES * group + column % group) * size
+                let (lane, column) = (row % LANES, column % group);
+                let place = if self.arithmetic.splits_groups(self.encoding) {
+                    lane / 4 * 16 + column / 2 * 8 + lane % 4 * 2 + column % 2
+                } else {
+                    (lane * group + column) * size
+                };
+                groups * self.encoding.group_bytes() + place
             }
+        }
+    }
+
+    /// How many columns of a row lie side by side in `data`, for tables: every multiple of it starts anew.
+    pub(crate) fn columns_side_by_side(&self) -> usize {
+        let group = self.encoding.group_columns();
+        match self.layout {
+            Layout::Panels if self.arithmetic.splits_groups(self.encoding) => group / 2,
+            Layout::Panels | Layout::Rows => group,
         }
     }
 
@@ -257,7 +315,7 @@ impl PackedLinear {
         }
         self.block_scales.as_ref().map_or(1.0, |blocks| {
             let class = blocks.class_of_panel[row / LANES] as usize;
-            blocks.scales[(class * self.blocks() + column / blocks.columns) * LANES + row % LANES] * undone
+            blocks.scales[(class * blocks.blocks + column / blocks.columns) * LANES + row % LANES] * undone
         })
     }
 }
@@ -268,11 +326,22 @@ impl Isa {
         match self.level() {
             Level::Portable => false,
             #[cfg(test)]
-            Level::PortablePairs => true,
+            Level::PortablePairs | Level::PortableTiles => true,
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(_) | Level::Avx512(_) => false,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16(_) => true,
+            Level::Avx512Bf16(_) | Level::Amx(_) => true,
+        }
+    }
+
+    /// Whether they are multiplied in matrix tiles.
+    pub(super) fn has_tiles(self) -> bool {
+        match self.level() {
+            #[cfg(test)]
+            Level::PortableTiles => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(_) => true,
+            _ => false,
         }
     }
 }

@@ -1,17 +1,10 @@
-//! Flags of `octet bench`.
+//! Flags of `octet bench latency`.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
-use super::{EngineArgs, parse_count};
-
-/// What to measure.
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
-    /// Latency of whole batches of random prompts: vLLM's `bench latency`.
-    Latency(Box<LatencyArgs>),
-}
+use crate::cli::{EngineArgs, parse_count};
 
 /// Latency of whole batches of random prompts.
 #[derive(Args, Debug)]
