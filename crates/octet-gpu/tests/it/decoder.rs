@@ -88,6 +88,7 @@ const AS_STORED: LoadOptions = LoadOptions {
     load_format: LoadFormat::Safetensors,
     kv_cache_type: KvCacheChoice::Auto,
     max_model_len: MaxModelLen::Model,
+    seed: 0,
 };
 
 fn root_mean_square(values: impl ExactSizeIterator<Item = f32>) -> f32 {

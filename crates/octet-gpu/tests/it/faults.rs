@@ -9,10 +9,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use octet_backend::{
-    Backend as _, Batch, DataType, LinearPart, LinearSpec, LinearUse, TensorRole, TensorSpec, WeightScale,
-    WeightView,
+    AttentionSpec, Backend, Batch, DataType, KvCacheSpec, KvScale, LinearPart, LinearSpec, LinearUse,
+    RmsNorm, RopeSpec, RotaryAndCache, TensorRole, TensorSpec, WeightScale, WeightView,
 };
 use octet_gpu::{ActivationType, GpuOptions};
+use octet_reference::ReferenceBackend;
 
 use crate::decoder;
 use crate::simulator::{backend, kernel_cache};
@@ -113,11 +114,11 @@ const FAULTS: [Fault; 16] = [
         "    }\n    store_result",
     ),
     fault(
-        "halves of a head are read too early",
+        "halves of a head are stored too early",
         "gfx942",
         "rotary.cu",
-        "    wave_sync();\n    if (!is_value) {",
-        "    if (!is_value) {",
+        "    wave_sync();\n    if (wanted",
+        "    if (wanted",
     ),
 ];
 
@@ -179,6 +180,8 @@ fn one_fault() {
     };
     let device = FAULTS[index].device;
     many_rows(device, &options);
+    wide_rows(device, &options);
+    long_context(device, &options);
     decoder::check_exactly(device, &options);
 }
 
@@ -212,4 +215,101 @@ fn many_rows(device: &str, options: &GpuOptions) {
             assert_eq!(found, products.sum::<f32>(), "{rows} rows: row {row}, feature {feature}");
         }
     }
+}
+
+/// The largest difference from the reference, relative to the largest value.
+fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
+    let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let worst = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs());
+    worst.fold(0.0f32, |worst, next| if next.is_nan() { f32::INFINITY } else { worst.max(next) }) / largest
+}
+
+/// A norm of more columns than a wave has lanes, and a product of few rows over more of k than all waves take at once.
+fn wide_rows(device: &str, options: &GpuOptions) {
+    let found = norm_and_product(&mut backend(device, options));
+    let expected = norm_and_product(&mut ReferenceBackend::new());
+    let error = relative_error(&found, &expected);
+    assert!(error < 1e-4, "wide rows are off by {error}");
+}
+
+fn norm_and_product<B: Backend>(backend: &mut B) -> Vec<f32> {
+    const ROWS: usize = 3;
+    const K: usize = 1100;
+    const FEATURES: usize = 20;
+    let number = |at: usize| ((at * 37 + at / 7) % 23) as f32 / 8.0 - 1.0;
+    let mut tensor = |role, columns| backend.allocate(TensorSpec { role, rows: ROWS, columns }).unwrap();
+    let mut input = tensor(TensorRole::Residual, K);
+    let mut normed = tensor(TensorRole::Activation, K);
+    let mut output = tensor(TensorRole::Activation, FEATURES);
+    backend.write_tensor(&mut input, &(0..ROWS * K).map(number).collect::<Vec<f32>>()).unwrap();
+    let weight = backend.load_vector(&(0..K).map(number).collect::<Vec<f32>>()).unwrap();
+    let bytes: Vec<u8> = (0..FEATURES * K).flat_map(|at| number(at + 5).to_le_bytes()).collect();
+    let view =
+        WeightView { bytes: &bytes, data_type: DataType::F32, rows: FEATURES, columns: K, row_stride: K };
+    let part = LinearPart { weight: view, scale: WeightScale::None };
+    let spec =
+        LinearSpec { data_type: DataType::F32, usage: LinearUse::Multiply, bias: None, input_scale: None };
+    let linear = backend.load_linear(spec, &[part]).unwrap();
+    let mut batch = Batch::default();
+    batch.push_sequence(&[0; ROWS], 0, &[1]);
+    backend.begin_step(&batch).unwrap();
+    let operands =
+        RmsNorm { input: &mut input, add: None, weight: &weight, epsilon: 1e-5, output: &mut normed };
+    backend.rms_norm(operands).unwrap();
+    backend.linear(&linear, &normed, &mut output, false).unwrap();
+    let mut found = backend.read_tensor(&normed, ROWS).unwrap();
+    found.extend(backend.read_tensor(&output, ROWS).unwrap());
+    found
+}
+
+/// A context that gives every wave several turns, with scores that grow: earlier sums must shrink.
+fn long_context(device: &str, options: &GpuOptions) {
+    let found = attend_far(&mut backend(device, options));
+    let expected = attend_far(&mut ReferenceBackend::new());
+    let error = relative_error(&found, &expected);
+    // Queries and probabilities are bf16.
+    assert!(error < 0.02, "a long context is off by {error}");
+}
+
+fn attend_far<B: Backend>(backend: &mut B) -> Vec<f32> {
+    const TOKENS: usize = 400;
+    const HEAD_DIM: usize = 16;
+    const COLUMNS: usize = 3 * HEAD_DIM;
+    let spec = AttentionSpec { layer: 0, query_heads: 1, scale: 0.25, sliding_window: None };
+    let mut cache = backend
+        .allocate_kv_cache(&KvCacheSpec {
+            layers: 1,
+            kv_heads: 1,
+            head_dim: HEAD_DIM,
+            block_size: 16,
+            blocks: 26,
+            data_type: DataType::F32,
+            scales: vec![KvScale::ONE],
+        })
+        .unwrap();
+    let rope = RopeSpec { inverse_frequencies: vec![0.0; HEAD_DIM / 2], magnitude: 1.0 };
+    let rope = backend.load_rope(&rope, TOKENS).unwrap();
+    let mut tensor = |columns| {
+        backend.allocate(TensorSpec { role: TensorRole::Activation, rows: TOKENS, columns }).unwrap()
+    };
+    let (mut qkv, mut output) = (tensor(COLUMNS), tensor(HEAD_DIM));
+    let element = |at: usize| {
+        let (token, column) = (at / COLUMNS, at % COLUMNS);
+        match column / HEAD_DIM {
+            0 => 1.0,
+            // Scores from 0 to about 8.
+            1 => token as f32 / 200.0,
+            _ => ((token * 7 + column) % 13) as f32,
+        }
+    };
+    backend.write_tensor(&mut qkv, &(0..TOKENS * COLUMNS).map(element).collect::<Vec<f32>>()).unwrap();
+    let mut batch = Batch::default();
+    batch.push_sequence(&[0; TOKENS], 0, &(1..26).rev().collect::<Vec<u32>>());
+    backend.begin_step(&batch).unwrap();
+    let (query_norm, key_norm, epsilon) = (None, None, 0.0);
+    let operands =
+        RotaryAndCache { qkv: &mut qkv, query_norm, key_norm, epsilon, rope: &rope, cache: &mut cache };
+    backend.rotary_and_cache(spec, operands).unwrap();
+    backend.attention(spec, &qkv, &cache, &mut output).unwrap();
+    backend.read_tensor(&output, TOKENS).unwrap()
 }
