@@ -164,6 +164,8 @@ fn passes(index: usize, fault: &Fault) -> bool {
         .env("OCTET_TEST_CACHE", kernel_cache())
         .output()
         .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(!said.contains("was not compiled"), "{} is no C++: {said}", fault.what);
     child.status.success()
 }
 
