@@ -2,14 +2,17 @@
 //!
 //! - `cli/` is what was typed; `settings.rs` makes of it what is meant, once.
 //! - `start.rs` brings a model up: backend, weights, memory plan, engine; `report.rs` says what it found.
+//! - `device.rs` picks the device and lists them; `selftest.rs` tries one.
 //! - `serve.rs`, `bench/`, `tune.rs` and `terminal.rs` (with `client/`) are the subcommands; `tuning/` is what they do
 //!   about the kernels of matrix products.
 
 mod bench;
 mod cli;
 mod client;
+mod device;
 mod logging;
 mod report;
+mod selftest;
 mod serve;
 mod settings;
 mod shipped;
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),
+        Command::Devices => device::list(),
+        Command::Selftest(arguments) => selftest::run(arguments.device),
         Command::Bench(cli::bench::BenchCommand::Latency(arguments)) => bench::latency(&arguments),
         Command::Bench(cli::bench::BenchCommand::Serve(arguments)) => bench::serve::run(&arguments),
         Command::Bench(cli::bench::BenchCommand::Throughput(arguments)) => bench::throughput::run(&arguments),

@@ -14,6 +14,12 @@ pub(crate) fn line(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// A result, on standard output.
+pub(crate) fn result(text: &str) {
+    // As above: whoever closed it does not want it.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
 /// The chain of causes, one line, so that the last line of a log says it all.
 pub(crate) fn failure(error: &anyhow::Error) {
     line(format_args!("octet: error: {}", causes(error)));
@@ -49,8 +55,12 @@ fn grouped(number: usize) -> String {
 /// The device line.
 pub(crate) fn device(info: &DeviceInfo) {
     line(format_args!(
-        "device: {} ({}), {} threads, {} kernels",
-        info.name, info.kind, info.units, info.architecture
+        "device: {} ({}), {} {}, {} kernels",
+        info.name,
+        info.kind,
+        info.units,
+        if info.kind == "cpu" { "threads" } else { "compute units" },
+        info.architecture
     ));
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use octet_engine::Executor;
 use octet_model::GenerationConfig;
 use octet_sample::LogprobsMode;
 use octet_server::{
@@ -15,6 +16,7 @@ use octet_server::{
 use octet_text::{ChatTemplate, ContentFormat, Tokenizer};
 
 use crate::cli::serve::{self as typed, ServeArgs};
+use crate::device::{self, Chosen};
 use crate::settings::{self, Source};
 use crate::start::{self, Ready};
 use crate::tuning::GemmPlan;
@@ -57,14 +59,36 @@ pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
     config.generation_defaults = generation_defaults(&generation, arguments)?;
     let template = template(arguments, &tokenizer)?;
     let prefix_caching = !arguments.engine.no_enable_prefix_caching;
-    let mut ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
-    ready.tune(plan)?;
+    let text = TextSide { tokenizer, template, generation };
+    let service = match device::choose(arguments.engine.device)? {
+        Chosen::Cpu => {
+            let mut ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+            ready.tune(plan)?;
+            service(arguments, &source, config, text, ready)?
+        }
+        Chosen::Gpu(gpu) => {
+            plan.refuse_measuring("on a GPU")?;
+            let backend = || device::gpu_backend(gpu);
+            let ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
+            service(arguments, &source, config, text, ready)?
+        }
+    };
+    Ok((service, socket))
+}
+
+/// Starts the engine of a loaded model.
+fn service<R: Executor + Send + 'static>(
+    arguments: &ServeArgs,
+    source: &Source,
+    mut config: ServerConfig,
+    text: TextSide,
+    mut ready: Ready<R>,
+) -> Result<Service> {
     ready.engine.max_queued = arguments.max_queued_requests;
     config.cache_config = cache_labels(&ready, arguments);
-    let text = TextSide { tokenizer, template, generation };
-    let model = served_model(arguments, &source, &ready, text);
+    let model = served_model(arguments, source, &ready, text);
     let (engine, engine_thread) = ready.spawn()?;
-    Ok((Service { config, model, engine, engine_thread }, socket))
+    Ok(Service { config, model, engine, engine_thread })
 }
 
 /// What of the model is about text.
@@ -159,7 +183,7 @@ fn generation_defaults(config: &GenerationConfig, arguments: &ServeArgs) -> Resu
     Ok(defaults)
 }
 
-fn served_model(arguments: &ServeArgs, source: &Source, ready: &Ready, text: TextSide) -> Model {
+fn served_model<R>(arguments: &ServeArgs, source: &Source, ready: &Ready<R>, text: TextSide) -> Model {
     let eos_token_id = text.tokenizer.eos().map(|token| token.id);
     let further = text.generation.eos_token_ids.iter().chain(&ready.config.eos_token_ids).copied();
     let mut stop_token_ids: Vec<u32> = further.filter(|id| Some(*id) != eos_token_id).collect();
@@ -202,7 +226,7 @@ fn template(arguments: &ServeArgs, tokenizer: &Tokenizer) -> Result<Option<Arc<C
 }
 
 /// Labels of `vllm:cache_config_info`.
-fn cache_labels(ready: &Ready, arguments: &ServeArgs) -> Vec<(String, String)> {
+fn cache_labels<R>(ready: &Ready<R>, arguments: &ServeArgs) -> Vec<(String, String)> {
     let plan = &ready.plan;
     let engine = &arguments.engine;
     let labels = [

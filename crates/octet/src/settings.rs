@@ -68,6 +68,14 @@ impl Source {
 /// # Errors
 /// A variable that cannot be read.
 pub(crate) fn cpu_options(arguments: &EngineArgs) -> Result<CpuOptions> {
+    cpu_with_threads(arguments.threads)
+}
+
+/// The same with a number of threads, if one was asked for.
+///
+/// # Errors
+/// A variable that cannot be read.
+pub(crate) fn cpu_with_threads(workers: Option<usize>) -> Result<CpuOptions> {
     let binding = match std::env::var(BINDING_VARIABLE) {
         Ok(text) => ThreadBinding::parse(&text, 0).context(BINDING_VARIABLE)?,
         Err(_) => ThreadBinding::Auto,
@@ -78,7 +86,7 @@ pub(crate) fn cpu_options(arguments: &EngineArgs) -> Result<CpuOptions> {
             .with_context(|| format!("{RESERVED_VARIABLE} is {text:?}, expected a number of cores"))?,
         Err(_) => 0,
     };
-    Ok(CpuOptions { threads: PoolOptions { workers: arguments.threads, binding, reserved_cores }, isa: None })
+    Ok(CpuOptions { threads: PoolOptions { workers, binding, reserved_cores }, isa: None })
 }
 
 /// How to load the model.

@@ -4,14 +4,14 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use octet_backend::{Backend, DataType};
 use octet_cpu::CpuBackend;
-use octet_engine::{EngineConfig, EngineHandle, EngineThread};
-use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel};
+use octet_engine::{EngineConfig, EngineHandle, EngineThread, Executor};
+use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel, Runner};
 
-use crate::cli::EngineArgs;
+use crate::cli::{Device, EngineArgs};
 use crate::report;
 use crate::settings::{self, Source};
 use crate::tuning::{GemmPlan, TunedRunner};
@@ -20,9 +20,9 @@ use crate::tuning::{GemmPlan, TunedRunner};
 const SERVER_BUDGET: Duration = Duration::from_secs(60);
 
 /// A model that is ready to run, and what was found out on the way.
-pub(crate) struct Ready {
+pub(crate) struct Ready<R = TunedRunner> {
     /// Runs steps.
-    pub(crate) runner: TunedRunner,
+    pub(crate) runner: R,
     /// For the engine that will plan them.
     pub(crate) engine: EngineConfig,
     /// Where the memory went.
@@ -64,7 +64,17 @@ impl Ready {
             tuner.context("no thread to tune the model")?.join().unwrap_or_else(|panic| resume_unwind(panic))
         })
     }
+}
 
+impl<R> Ready<R> {
+    /// The same with another executor around the runner.
+    fn map<T>(self, wrap: impl FnOnce(R) -> T) -> Ready<T> {
+        let Self { runner, engine, plan, config, step_weight_bytes, precision } = self;
+        Ready { runner: wrap(runner), engine, plan, config, step_weight_bytes, precision }
+    }
+}
+
+impl<R: Executor + Send + 'static> Ready<R> {
     /// Starts the engine on a thread of its own.
     ///
     /// # Errors
@@ -84,6 +94,23 @@ pub(crate) fn resolve(source: &Source, arguments: &EngineArgs) -> Result<Resolve
         .with_context(|| format!("{} cannot be loaded", source.name))
 }
 
+/// Loads a model onto the CPU.
+///
+/// # Errors
+/// As [`load_on`], settings of threads that cannot be, and a GPU that was asked for where only the CPU is measured.
+pub(crate) fn load(
+    source: &Source,
+    model: ResolvedModel,
+    arguments: &EngineArgs,
+    prefix_caching: bool,
+) -> Result<Ready> {
+    if !matches!(arguments.device, Device::Auto | Device::Cpu) {
+        bail!("this runs on the CPU only; to measure a GPU, start `octet serve` and use `octet bench serve`");
+    }
+    let backend = || Ok(CpuBackend::new(&settings::cpu_options(arguments)?)?);
+    Ok(load_on(backend, source, model, arguments, prefix_caching)?.map(TunedRunner::new))
+}
+
 /// Loads the weights, divides the memory, and allocates workspace and KV cache.
 ///
 /// It does so on a thread of its own: workers bind the thread that calls them to a CPU, and every thread that such a
@@ -91,27 +118,28 @@ pub(crate) fn resolve(source: &Source, arguments: &EngineArgs) -> Result<Resolve
 ///
 /// # Errors
 /// Everything that can be wrong with a checkpoint, and a model that does not fit.
-pub(crate) fn load(
+pub(crate) fn load_on<B: Backend>(
+    backend: impl FnOnce() -> Result<B> + Send,
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
     prefix_caching: bool,
-) -> Result<Ready> {
-    let load = || load_here(source, model, arguments, prefix_caching);
+) -> Result<Ready<Runner<B>>> {
+    let load = move || load_here(backend()?, source, model, arguments, prefix_caching);
     thread::scope(|scope| {
         let loader = thread::Builder::new().name("octet-load".to_owned()).spawn_scoped(scope, load);
         loader.context("no thread to load the model")?.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 
-fn load_here(
+fn load_here<B: Backend>(
+    backend: B,
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
     prefix_caching: bool,
-) -> Result<Ready> {
+) -> Result<Ready<Runner<B>>> {
     let begun = Instant::now();
-    let backend = CpuBackend::new(&settings::cpu_options(arguments)?)?;
     report::device(&backend.info());
     let mut bar = LoadBar::new();
     let options = settings::load_options(arguments);
@@ -140,7 +168,7 @@ fn load_here(
         quantization: loaded.quantization(),
         kv_cache: loaded.kv_type(),
     };
-    let runner = TunedRunner::new(loaded.into_runner(plan.limits())?);
+    let runner = loaded.into_runner(plan.limits())?;
     Ok(Ready { runner, engine, plan, config, step_weight_bytes, precision })
 }
 

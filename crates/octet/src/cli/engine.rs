@@ -99,8 +99,12 @@ pub(crate) enum SchedulingPolicy {
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Device {
-    /// The best that this build finds: today, the CPU.
+    /// The first GPU that has kernels, else the CPU.
     Auto,
+    /// An AMD GPU, by HIP (ROCm 6 or newer).
+    Hip,
+    /// An NVIDIA GPU, by CUDA (12 or newer).
+    Cuda,
     /// The CPU.
     Cpu,
 }

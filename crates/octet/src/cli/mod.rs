@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub(crate) use engine::{EngineArgs, SchedulingPolicy};
+pub(crate) use engine::{Device, EngineArgs, SchedulingPolicy};
 pub(crate) use sizes::{parse_bytes, parse_count};
 
 /// Serves large language models from one native program.
@@ -36,10 +36,22 @@ pub(crate) enum Command {
     /// Measure a model on this machine.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// List the devices of this machine, and what was looked for where.
+    Devices,
+    /// Run every operation on a device against the reference, and print errors and times.
+    Selftest(SelftestArgs),
     /// Complete prompts at the terminal.
     Complete(Box<terminal::CompleteCommand>),
     /// Chat at the terminal.
     Chat(Box<terminal::ChatCommand>),
+}
+
+/// `octet selftest`.
+#[derive(Args, Debug)]
+pub(crate) struct SelftestArgs {
+    /// Which device.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) device: Device,
 }
 
 impl Cli {

@@ -116,6 +116,21 @@ impl GemmPlan {
         })
     }
 
+    /// Holds the plan to a device whose products cannot be tuned yet.
+    ///
+    /// # Errors
+    /// Something would have to be measured.
+    pub(crate) fn refuse_measuring(&self, place: &str) -> Result<()> {
+        match self.mode {
+            GemmMode::Tune | GemmMode::Background => {
+                bail!(
+                    "products cannot be tuned {place} yet; leave --gemm-tuning and PYTORCH_TUNABLEOP_ENABLED out, or take --device cpu"
+                )
+            }
+            GemmMode::Use | GemmMode::Off => Ok(()),
+        }
+    }
+
     /// The same with a limit for what is tuned first, unless one was given.
     pub(crate) fn within(mut self, total: Duration) -> Self {
         if self.mode == GemmMode::Tune {

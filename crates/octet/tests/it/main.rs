@@ -5,6 +5,7 @@ mod bench;
 mod checkpoint;
 mod commands;
 mod faults;
+mod gpu;
 mod house;
 mod program;
 mod requests;

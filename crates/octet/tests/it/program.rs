@@ -130,6 +130,11 @@ impl Server {
         Self::launch(&mut serve(model, options))
     }
 
+    /// The same with these variables.
+    pub(crate) fn start_with(model: &Path, options: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::launch(serve(model, options).envs(variables.iter().copied()))
+    }
+
     fn launch(command: &mut Command) -> Self {
         let mut child = command.spawn().expect("the program that was built starts");
         let stderr = BufReader::new(child.stderr.take().expect("standard error is piped"));

@@ -11,10 +11,10 @@ const LONGEST_FILE: usize = 800;
 const REASON_FOR_LENGTH: &str = "// long: ";
 
 /// Crates that may contain `unsafe`.
-const UNSAFE_CRATES: [&str; 1] = ["octet-cpu"];
+const UNSAFE_CRATES: [&str; 3] = ["octet-cpu", "octet-gpu", "octet-hipsim"];
 
 /// Crates below the seam: they alone know instruction sets.
-const BELOW_THE_SEAM: [&str; 1] = ["octet-cpu"];
+const BELOW_THE_SEAM: [&str; 3] = ["octet-cpu", "octet-gpu", "octet-hipsim"];
 
 /// How far above an `unsafe` block its reason may begin.
 const SAFETY_WITHIN_LINES: usize = 10;

@@ -1,0 +1,129 @@
+// Operations on rows: the norm, the gate's activation, looking rows up and moving them.
+//
+// Rows are padded to `stride` elements, and what lies behind the last column is always 0: sums and products may run
+// over it, so that all loads are of four elements.
+
+struct NormParams {
+    void* input;
+    const void* add;
+    const float* weight;
+    void* output;
+    u32 input_type, add_type, output_type;
+    u32 stride;
+    float inverse_columns, epsilon;
+};
+
+// output = (input + add) / sqrt(mean of squares + epsilon) * weight; input keeps the sum. One block a row.
+KERNEL(rms_norm, THREADS, NormParams) {
+    SHARED float scratch[WAVES];
+    u64 row = (u64)block_x() * p.stride;
+    float squares = 0.0f;
+    for (u32 column = thread_index() * 4; column < p.stride; column += THREADS * 4) {
+        Four four = load_four(p.input, row + column, p.input_type);
+        if (p.add) {
+            Four more = load_four(p.add, row + column, p.add_type);
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) four.value[i] += more.value[i];
+            store_four(p.input, row + column, p.input_type, four);
+        }
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) squares = multiply_add(four.value[i], four.value[i], squares);
+    }
+    float factor = reciprocal_root(block_sum(squares, scratch) * p.inverse_columns + p.epsilon);
+    for (u32 column = thread_index() * 4; column < p.stride; column += THREADS * 4) {
+        Four four = load_four(p.input, row + column, p.input_type);
+        Four weight = load_four(p.weight, column, TYPE_F32);
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) four.value[i] = four.value[i] * factor * weight.value[i];
+        store_four(p.output, row + column, p.output_type, four);
+    }
+}
+
+#define SILU 0
+#define GELU_TANH 1
+
+// x * sigmoid(z): SiLU with z = x, and GELU by tanh, because (1 + tanh u) / 2 = sigmoid(2 u).
+DEVICE float activate(float x, u32 activation) {
+    float z = x;
+    if (activation == GELU_TANH) z = 1.59576912f * multiply_add(0.044715f * x * x, x, x);
+    return x * reciprocal(1.0f + exponential(-z));
+}
+
+struct GateParams {
+    const void* products; // [rows, gate then up]
+    void* output;
+    u32 products_type, output_type;
+    u32 features, products_stride, output_stride;
+    u32 activation;
+};
+
+// output = activation(gate) * up. Grid: features / THREADS, rows.
+KERNEL(gate, THREADS, GateParams) {
+    u32 column = block_x() * THREADS + thread_index();
+    if (column >= p.features) return;
+    u64 row = (u64)block_y() * p.products_stride;
+    float gate = load_activation(p.products, row + column, p.products_type);
+    float up = load_activation(p.products, row + p.features + column, p.products_type);
+    store_activation(p.output, (u64)block_y() * p.output_stride + column, p.output_type, activate(gate, p.activation) * up);
+}
+
+struct EmbedParams {
+    const void* table;
+    const float* scales; // [vocabulary, groups], or null
+    const u32* tokens;
+    void* output;
+    u32 table_type, output_type;
+    u32 columns, table_stride, output_stride;
+    u32 groups, group_columns;
+};
+
+// output [rows, columns] = table[tokens]. Grid: columns / THREADS, rows.
+KERNEL(embed, THREADS, EmbedParams) {
+    u32 column = block_x() * THREADS + thread_index();
+    if (column >= p.columns) return;
+    u64 token = p.tokens[block_y()];
+    u64 index = token * p.table_stride + column;
+    float value;
+    switch (p.table_type) {
+    case TYPE_F32: value = load_element<TYPE_F32>(p.table, index); break;
+    case TYPE_F16: value = load_element<TYPE_F16>(p.table, index); break;
+    case TYPE_BF16: value = load_element<TYPE_BF16>(p.table, index); break;
+    case TYPE_E4M3: value = load_element<TYPE_E4M3>(p.table, index); break;
+    default: value = load_element<TYPE_E5M2>(p.table, index); break;
+    }
+    if (p.scales) value *= p.scales[token * p.groups + column / p.group_columns];
+    store_activation(p.output, (u64)block_y() * p.output_stride + column, p.output_type, value);
+}
+
+struct GatherParams {
+    const void* input;
+    const u32* rows;
+    void* output;
+    u32 type, stride;
+};
+
+// output[i] = input[rows[i]]. One block a row.
+KERNEL(gather_rows, THREADS, GatherParams) {
+    u64 from = (u64)p.rows[block_x()] * p.stride, to = (u64)block_x() * p.stride;
+    for (u32 column = thread_index() * 4; column < p.stride; column += THREADS * 4)
+        store_four(p.output, to + column, p.type, load_four(p.input, from + column, p.type));
+}
+
+struct alignas(16) Sixteen {
+    u32 word[4];
+};
+
+struct CopyBlocksParams {
+    u8* cache; // keys or values of all layers
+    const u32* pairs; // from, to
+    u64 layer_bytes, block_bytes; // multiples of 16
+};
+
+// Copies whole blocks of the cache. Grid: pairs, layers. No block is both source and target.
+KERNEL(copy_blocks, THREADS, CopyBlocksParams) {
+    u8* layer = p.cache + block_y() * p.layer_bytes;
+    const u8* from = layer + p.pairs[2 * block_x()] * p.block_bytes;
+    u8* to = layer + p.pairs[2 * block_x() + 1] * p.block_bytes;
+    for (u64 byte = thread_index() * 16; byte < p.block_bytes; byte += THREADS * 16)
+        *(Sixteen*)(to + byte) = *(const Sixteen*)(from + byte);
+}

@@ -1,0 +1,600 @@
+//! The trait, operation by operation.
+
+mod attention;
+mod batch;
+mod linear;
+mod pack;
+mod parameters;
+mod step;
+mod tensor;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use octet_backend::{
+    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
+    LinearPart, LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, StepKey, TensorSpec,
+};
+use octet_float8::Float8Format;
+
+use crate::GpuError;
+use crate::cache::CodeCache;
+use crate::driver::{Device, DeviceBuffer, Function, HostBuffer, Module, Stream};
+use crate::kernels::{self, Code, ElementType, Source};
+use attention::{CacheKernels, CachePlan};
+use batch::DeviceBatch;
+use linear::{LinearKernels, LinearPlan};
+use parameters::size;
+use step::{Bounds, Recordings};
+use tensor::PADDING;
+
+pub use attention::{GpuKvCache, GpuRope};
+pub use linear::GpuLinear;
+pub use tensor::GpuTensor;
+
+/// Element type of activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ActivationType {
+    /// 16 bits: what models run in.
+    #[default]
+    BF16,
+    /// 32 bits, multiplied by the same instructions as sums of terms: for comparison with the reference.
+    F32,
+}
+
+/// How a backend is set up.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Element type of activations.
+    pub activations: ActivationType,
+    /// Folder of compiled kernels; without one, each start compiles.
+    pub kernel_cache: Option<PathBuf>,
+    /// Folder whose files replace the kernels' sources of the same name: for work on kernels without building anew.
+    pub kernel_sources: Option<PathBuf>,
+    /// Runs every step's operations one by one instead of replaying recorded ones.
+    pub without_graphs: bool,
+    /// Over how many blocks attention splits a context, instead of what the device and the batch suggest.
+    pub attention_splits: Option<usize>,
+}
+
+/// A parameter vector on the device, padded with zeros.
+pub struct GpuVector {
+    buffer: DeviceBuffer,
+    columns: usize,
+}
+
+/// The kernels of `rows.cu`.
+struct RowKernels {
+    rms_norm: Function,
+    gate: Function,
+    embed: Function,
+    gather_rows: Function,
+    copy_blocks: Function,
+}
+
+impl RowKernels {
+    fn of(module: &Module) -> Result<Self, GpuError> {
+        Ok(Self {
+            rms_norm: module.function("rms_norm")?,
+            gate: module.function("gate")?,
+            embed: module.function("embed")?,
+            gather_rows: module.function("gather_rows")?,
+            copy_blocks: module.function("copy_blocks")?,
+        })
+    }
+}
+
+/// A GPU: see the crate's documentation.
+pub struct GpuBackend {
+    // Recordings name memory that the fields below own, so they go first.
+    recordings: Recordings,
+    bounds: Bounds,
+    records_graphs: bool,
+    is_recording: bool,
+    stream: Arc<Stream>,
+    device: Device,
+    activation: ElementType,
+    forced_splits: Option<usize>,
+    code: Code,
+    rows: RowKernels,
+    linears: HashMap<Source, Arc<LinearKernels>>,
+    batch: DeviceBatch,
+    /// Rows of the largest workspace tensor: what a batch may have.
+    workspace_rows: usize,
+    /// KV heads of the last cache, for the choice of splits.
+    kv_heads: usize,
+    splits: usize,
+    /// Counts steps, so that a tensor knows whether its copy on the host is this step's.
+    step: u64,
+    /// Pinned memory through which weights go.
+    staging: HostBuffer,
+    /// Gate and up of a gated linear.
+    products: Option<DeviceBuffer>,
+    /// What splits of attention leave.
+    partial: Option<DeviceBuffer>,
+}
+
+/// Bytes of pinned memory for loading.
+const STAGING_BYTES: usize = 16 << 20;
+
+impl GpuBackend {
+    /// A backend with nothing loaded.
+    ///
+    /// # Errors
+    /// Of the driver or the compiler.
+    pub fn new(device: Device, options: &GpuOptions) -> Result<Self, GpuError> {
+        let code = Code {
+            cache: CodeCache::new(options.kernel_cache.as_deref()),
+            sources: options.kernel_sources.clone(),
+        };
+        let stream = Arc::new(device.stream()?);
+        let rows = RowKernels::of(&kernels::load(&device, &code, &Source::rows())?)?;
+        let activation = match options.activations {
+            ActivationType::BF16 => ElementType::BF16,
+            ActivationType::F32 => ElementType::F32,
+        };
+        Ok(Self {
+            recordings: Recordings::new(),
+            bounds: Bounds::default(),
+            records_graphs: !options.without_graphs,
+            is_recording: false,
+            batch: DeviceBatch::new(&device, 1 << 12)?,
+            staging: HostBuffer::new(&device, STAGING_BYTES)?,
+            stream,
+            activation,
+            forced_splits: options.attention_splits,
+            code,
+            rows,
+            linears: HashMap::new(),
+            workspace_rows: 0,
+            kv_heads: 1,
+            splits: 1,
+            step: 0,
+            products: None,
+            partial: None,
+            device,
+        })
+    }
+
+    /// Kernels for linears of these types, compiled once.
+    fn linear_kernels(&mut self, plan: &LinearPlan) -> Result<Arc<LinearKernels>, GpuError> {
+        let source = Source::linear(plan.element_type, self.activation, plan.is_grouped());
+        if let Some(kernels) = self.linears.get(&source) {
+            return Ok(Arc::clone(kernels));
+        }
+        let module = kernels::load(&self.device, &self.code, &source)?;
+        let kernels = Arc::new(LinearKernels::of(&module)?);
+        self.linears.insert(source, Arc::clone(&kernels));
+        Ok(kernels)
+    }
+
+    /// Scratch memory of at least so many bytes. It grows outside of recordings only, which it voids.
+    fn scratch(
+        &mut self,
+        which: fn(&mut Self) -> &mut Option<DeviceBuffer>,
+        bytes: usize,
+    ) -> Result<u64, BackendError> {
+        if let Some(buffer) = which(self)
+            && buffer.bytes() >= bytes
+        {
+            return Ok(buffer.address());
+        }
+        if self.is_recording {
+            return Err(BackendError::Device(
+                "a step needs more memory when recorded than when run".to_owned(),
+            ));
+        }
+        self.stream.wait()?;
+        self.recordings.clear();
+        *which(self) = None;
+        let buffer = DeviceBuffer::new(&self.device, "the workspace", bytes)?;
+        let address = buffer.address();
+        *which(self) = Some(buffer);
+        Ok(address)
+    }
+
+    fn normalise(&self, rows: usize, operands: &RmsNorm<'_, Self>) -> Result<(), BackendError> {
+        let RmsNorm { input, add, weight, epsilon, output } = operands;
+        let columns = weight.columns;
+        input.check("the norm's input", rows, columns);
+        output.check("the norm's output", rows, columns);
+        if let Some(add) = add {
+            add.check("what the norm adds", rows, columns);
+        }
+        let parameters = parameters::Norm {
+            input: input.address(),
+            add: add.map_or(0, GpuTensor::address),
+            weight: weight.buffer.address(),
+            output: output.address(),
+            input_type: input.data_type as u32,
+            add_type: add.map_or(0, |add| add.data_type as u32),
+            output_type: output.data_type as u32,
+            stride: size(input.stride),
+            inverse_columns: 1.0 / columns as f32,
+            epsilon: *epsilon,
+        };
+        // SAFETY: the parameters are the kernel's, shapes were checked, and strides follow from columns.
+        unsafe { self.rows.rms_norm.launch(&self.stream, [rows, 1, 1], &parameters)? };
+        Ok(())
+    }
+
+    fn multiply(
+        &self,
+        rows: usize,
+        weight: &GpuLinear,
+        input: &GpuTensor,
+        output: &mut GpuTensor,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        input.check("the linear's input", rows, weight.columns);
+        output.check("the linear's output", rows, weight.rows);
+        assert!(input.data_type == self.activation, "a linear's input is an activation");
+        output.host_step = None;
+        let target = (output.address(), output.stride, output.data_type);
+        weight.multiply(&self.stream, rows, input, target, accumulate)
+    }
+
+    /// Waits for the step's logits and copies them to the host.
+    fn fetch(&self, logits: &mut GpuTensor, rows: usize) -> Result<(), BackendError> {
+        let bytes = rows * logits.stride * size_of::<f32>();
+        let GpuTensor { buffer, host, .. } = logits;
+        let Some(host) = host else { panic!("only logits are read on the host") };
+        buffer.read_pinned(&self.stream, 0, host, bytes)?;
+        Ok(self.stream.wait()?)
+    }
+
+    fn copy_pairs(&self, cache: &GpuKvCache, pairs: &[(u32, u32)]) -> Result<(), BackendError> {
+        let words: Vec<u8> =
+            pairs.iter().flat_map(|&(from, to)| [from, to]).flat_map(u32::to_le_bytes).collect();
+        let list = DeviceBuffer::holding(&self.stream, "a list of blocks", &words)?;
+        for buffer in [&cache.keys, &cache.values] {
+            let parameters = parameters::CopyBlocks {
+                cache: buffer.address(),
+                pairs: list.address(),
+                layer_bytes: cache.layer_bytes() as u64,
+                block_bytes: cache.block_bytes() as u64,
+            };
+            let grid = [pairs.len(), cache.spec.layers, 1];
+            // SAFETY: the parameters are the kernel's, and the blocks were checked.
+            unsafe { self.rows.copy_blocks.launch(&self.stream, grid, &parameters)? };
+        }
+        // The list is freed here.
+        Ok(self.stream.wait()?)
+    }
+}
+
+impl Drop for GpuBackend {
+    fn drop(&mut self) {
+        // Copies may still read pinned memory that is about to go. Who cannot be waited for does nothing any more.
+        let _ = self.stream.wait();
+    }
+}
+
+/// Pairs in runs that may be copied at once: none reads or writes what another of its run writes.
+fn independent_runs(pairs: &[(u32, u32)]) -> Vec<&[(u32, u32)]> {
+    let mut runs = Vec::new();
+    let mut first = 0;
+    for index in 0..pairs.len() {
+        let (from, to) = pairs[index];
+        let clashes =
+            |&(other_from, other_to): &(u32, u32)| other_to == from || other_to == to || other_from == to;
+        if pairs[first..index].iter().any(clashes) {
+            runs.push(&pairs[first..index]);
+            first = index;
+        }
+    }
+    if first < pairs.len() {
+        runs.push(&pairs[first..]);
+    }
+    runs
+}
+
+impl Backend for GpuBackend {
+    type Tensor = GpuTensor;
+    type Vector = GpuVector;
+    type Linear = GpuLinear;
+    type Rope = GpuRope;
+    type KvCache = GpuKvCache;
+
+    fn info(&self) -> DeviceInfo {
+        let report = self.device.report();
+        DeviceInfo {
+            kind: self.device.api().kind.name(),
+            name: report.name.clone(),
+            architecture: report.architecture.clone(),
+            units: report.units,
+        }
+    }
+
+    fn memory(&self) -> DeviceMemory {
+        self.device.memory()
+    }
+
+    fn load_linear(&mut self, spec: LinearSpec, parts: &[LinearPart<'_>]) -> Result<GpuLinear, BackendError> {
+        self.device.bind()?;
+        let plan = LinearPlan::new(self.device.architecture(), &spec, parts)?;
+        let kernels = match spec.usage {
+            LinearUse::Embed => None,
+            LinearUse::Multiply | LinearUse::Gated | LinearUse::EmbedAndMultiply => {
+                Some(self.linear_kernels(&plan)?)
+            }
+        };
+        GpuLinear::load(&self.stream, &mut self.staging, &spec, parts, (plan, kernels))
+    }
+
+    fn linear_bytes(&self, linear: &GpuLinear) -> usize {
+        linear.bytes()
+    }
+
+    fn load_vector(&mut self, values: &[f32]) -> Result<GpuVector, BackendError> {
+        self.device.bind()?;
+        let padded = values.len().next_multiple_of(PADDING);
+        let mut bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        bytes.resize(padded * size_of::<f32>(), 0);
+        let buffer = DeviceBuffer::holding(&self.stream, "a vector", &bytes)?;
+        Ok(GpuVector { buffer, columns: values.len() })
+    }
+
+    fn load_rope(&mut self, spec: &RopeSpec, _max_rows: usize) -> Result<GpuRope, BackendError> {
+        self.device.bind()?;
+        let bytes: Vec<u8> = spec.inverse_frequencies.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let frequencies = DeviceBuffer::holding(&self.stream, "a rotary embedding", &bytes)?;
+        Ok(GpuRope { frequencies, pairs: spec.inverse_frequencies.len(), magnitude: spec.magnitude })
+    }
+
+    fn allocate(&mut self, spec: TensorSpec) -> Result<GpuTensor, BackendError> {
+        self.device.bind()?;
+        let tensor = GpuTensor::allocate(&self.stream, spec, self.activation)?;
+        self.workspace_rows = self.workspace_rows.max(spec.rows);
+        Ok(tensor)
+    }
+
+    fn allocate_kv_cache(&mut self, spec: &KvCacheSpec) -> Result<GpuKvCache, BackendError> {
+        self.device.bind()?;
+        let plan = CachePlan::new(self.device.architecture(), spec)?;
+        let [rotary, attention] = [
+            Source::rotary(spec.head_dim, plan.element_type),
+            Source::attention(spec.head_dim, plan.element_type),
+        ]
+        .map(|source| kernels::load(&self.device, &self.code, &source));
+        let kernels = CacheKernels::of(&rotary?, &attention?)?;
+        let cache = GpuKvCache::allocate(&self.stream, spec, &plan, kernels)?;
+        self.kv_heads = spec.kv_heads;
+        Ok(cache)
+    }
+
+    fn kv_cache_types(&self) -> &'static [DataType] {
+        &[
+            DataType::BF16,
+            DataType::F8(Float8Format::E4M3),
+            DataType::F8(Float8Format::E5M2),
+            DataType::F16,
+            DataType::F32,
+        ]
+    }
+
+    fn begin_step(&mut self, batch: &Batch) -> Result<(), BackendError> {
+        if batch.rows() > self.workspace_rows {
+            return Err(BackendError::Limit {
+                what: "the batch's number of rows",
+                value: batch.rows(),
+                limit: self.workspace_rows,
+            });
+        }
+        self.device.bind()?;
+        if self.batch.reserve(&self.stream, batch)? {
+            self.recordings.clear();
+        }
+        self.batch.send(&self.stream, batch)?;
+        self.step += 1;
+        let facts = &self.batch.facts;
+        let units = self.device.report().units;
+        self.splits = self
+            .forced_splits
+            .unwrap_or_else(|| attention::splits(units, facts.rows, self.kv_heads, facts.longest_context));
+        Ok(())
+    }
+
+    fn run_step(
+        &mut self,
+        key: StepKey,
+        body: &mut dyn FnMut(&mut Self) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        self.run(key, body)
+    }
+
+    fn embed(&mut self, table: &GpuLinear, output: &mut GpuTensor) -> Result<(), BackendError> {
+        assert!(
+            matches!(table.usage, LinearUse::Embed | LinearUse::EmbedAndMultiply),
+            "a weight loaded as {:?} is no table",
+            table.usage
+        );
+        let rows = self.batch.facts.rows;
+        output.check("the embedding's output", rows, table.columns);
+        self.batch.facts.check_tokens(table.rows)?;
+        self.bounds.table_rows = Some(table.rows);
+        let grid = [table.columns.div_ceil(256), rows, 1];
+        let parameters = table.look_up(self.batch.tokens, output);
+        // SAFETY: the parameters are the kernel's, and every token has a row.
+        unsafe { self.rows.embed.launch(&self.stream, grid, &parameters)? };
+        Ok(())
+    }
+
+    fn rms_norm(&mut self, operands: RmsNorm<'_, Self>) -> Result<(), BackendError> {
+        self.normalise(self.batch.facts.rows, &operands)
+    }
+
+    fn linear(
+        &mut self,
+        weight: &GpuLinear,
+        input: &GpuTensor,
+        output: &mut GpuTensor,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        self.multiply(self.batch.facts.rows, weight, input, output, accumulate)
+    }
+
+    fn gated_linear(
+        &mut self,
+        weight: &GpuLinear,
+        activation: Activation,
+        input: &GpuTensor,
+        output: &mut GpuTensor,
+    ) -> Result<(), BackendError> {
+        assert!(weight.usage == LinearUse::Gated, "gate and up must be loaded as one gated weight");
+        let rows = self.batch.facts.rows;
+        let features = weight.rows / 2;
+        input.check("the gated linear's input", rows, weight.columns);
+        output.check("the gated linear's output", rows, features);
+        let stride = weight.rows.next_multiple_of(PADDING);
+        // Room for the largest step at once, so that it is made once.
+        let bytes = self.workspace_rows * stride * self.activation.bytes();
+        let products = self.scratch(|backend| &mut backend.products, bytes)?;
+        weight.multiply(&self.stream, rows, input, (products, stride, self.activation), false)?;
+        let parameters = parameters::Gate {
+            products,
+            output: output.address(),
+            products_type: self.activation as u32,
+            output_type: output.data_type as u32,
+            features: size(features),
+            products_stride: size(stride),
+            output_stride: size(output.stride),
+            activation: match activation {
+                Activation::Silu => 0,
+                Activation::GeluTanh => 1,
+            },
+        };
+        // SAFETY: the parameters are the kernel's, and shapes were checked.
+        unsafe { self.rows.gate.launch(&self.stream, [features.div_ceil(256), rows, 1], &parameters)? };
+        Ok(())
+    }
+
+    fn rotary_and_cache(
+        &mut self,
+        attention: AttentionSpec,
+        operands: RotaryAndCache<'_, Self>,
+    ) -> Result<(), BackendError> {
+        let spec = &operands.cache.spec;
+        self.bounds.cache = Some((spec.blocks, spec.block_size));
+        attention::rotary_and_cache(&self.stream, &self.batch, attention, operands)
+    }
+
+    fn attention(
+        &mut self,
+        attention: AttentionSpec,
+        qkv: &GpuTensor,
+        cache: &GpuKvCache,
+        output: &mut GpuTensor,
+    ) -> Result<(), BackendError> {
+        self.bounds.cache = Some((cache.spec.blocks, cache.spec.block_size));
+        let (splits, rows) = (self.splits, self.batch.facts.rows);
+        let bytes = attention::partial_bytes(splits, rows, attention.query_heads, cache.spec.head_dim);
+        let partial = if bytes == 0 { 0 } else { self.scratch(|backend| &mut backend.partial, bytes)? };
+        attention::attend(&self.stream, &self.batch, attention, (qkv, cache, output), (splits, partial))
+    }
+
+    fn gather_rows(
+        &mut self,
+        selection: Range<usize>,
+        input: &GpuTensor,
+        output: &mut GpuTensor,
+    ) -> Result<(), BackendError> {
+        assert!(selection.end <= self.batch.facts.output_rows, "rows {selection:?} of the output rows");
+        input.check("the rows to gather from", self.batch.facts.rows, output.columns);
+        output.check("the gathered rows", selection.len(), input.columns);
+        assert!(input.data_type == output.data_type, "rows are gathered as they are");
+        let parameters = parameters::Gather {
+            input: input.address(),
+            rows: self.batch.output_rows + (selection.start * size_of::<u32>()) as u64,
+            output: output.address(),
+            data_type: input.data_type as u32,
+            stride: size(input.stride),
+        };
+        // SAFETY: the parameters are the kernel's, and output rows are rows of the batch.
+        unsafe { self.rows.gather_rows.launch(&self.stream, [selection.len(), 1, 1], &parameters)? };
+        Ok(())
+    }
+
+    fn logits(
+        &mut self,
+        rows: usize,
+        norm: RmsNorm<'_, Self>,
+        head: &GpuLinear,
+        logits: &mut GpuTensor,
+    ) -> Result<(), BackendError> {
+        self.normalise(rows, &norm)?;
+        self.multiply(rows, head, norm.output, logits, false)
+    }
+
+    fn copy_blocks(&mut self, cache: &mut GpuKvCache, pairs: &[(u32, u32)]) -> Result<(), BackendError> {
+        self.device.bind()?;
+        let blocks = cache.spec.blocks;
+        let largest = pairs.iter().map(|&(from, to)| from.max(to) as usize).max().unwrap_or(0);
+        if !pairs.is_empty() && largest >= blocks {
+            return Err(BackendError::Limit { what: "a KV block's id", value: largest, limit: blocks - 1 });
+        }
+        independent_runs(pairs).into_iter().try_for_each(|run| self.copy_pairs(cache, run))
+    }
+
+    fn map_logits(
+        &mut self,
+        logits: &mut GpuTensor,
+        rows: usize,
+        visit: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) -> Result<(), BackendError> {
+        /// Rows that are worth a thread of their own.
+        const MOST_THREADS: usize = 8;
+        self.device.bind()?;
+        self.fetch(logits, rows)?;
+        let GpuTensor { columns, stride, host: Some(host), .. } = logits else { return Ok(()) };
+        let (columns, stride) = (*columns, *stride);
+        let values = host.floats_mut(rows * stride);
+        let each = rows.div_ceil(MOST_THREADS.min(rows.max(1))).max(1);
+        std::thread::scope(|scope| {
+            for (chunk, values) in values.chunks_mut(each * stride).enumerate() {
+                let mut visit_chunk = move || {
+                    for (row, values) in values.chunks_mut(stride).enumerate() {
+                        visit(chunk * each + row, &mut values[..columns]);
+                    }
+                };
+                // One row alone needs no other thread.
+                if rows == 1 { visit_chunk() } else { drop(scope.spawn(visit_chunk)) }
+            }
+        });
+        logits.host_step = Some(self.step);
+        Ok(())
+    }
+
+    fn read_tensor(&mut self, tensor: &GpuTensor, rows: usize) -> Result<Vec<f32>, BackendError> {
+        self.device.bind()?;
+        tensor.check("the tensor to read", rows, tensor.columns);
+        if let (Some(host), Some(step)) = (&tensor.host, tensor.host_step)
+            && step == self.step
+        {
+            // What visitors changed.
+            let values = host.floats(rows * tensor.stride).chunks(tensor.stride.max(1));
+            return Ok(values.flat_map(|row| &row[..tensor.columns]).copied().collect());
+        }
+        Ok(tensor.read(&self.stream, rows)?)
+    }
+
+    fn write_tensor(&mut self, tensor: &mut GpuTensor, values: &[f32]) -> Result<(), BackendError> {
+        self.device.bind()?;
+        tensor.write(&self.stream, values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::independent_runs;
+
+    #[test]
+    fn copies_that_need_each_other_are_ordered() {
+        let pairs = [(7, 1), (2, 9), (1, 4), (3, 4), (5, 6)];
+        let runs = independent_runs(&pairs);
+        assert_eq!(runs, [&pairs[..2], &pairs[2..3], &pairs[3..]]);
+        assert!(independent_runs(&[]).is_empty());
+    }
+}

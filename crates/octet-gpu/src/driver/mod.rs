@@ -1,0 +1,17 @@
+//! The device as RAII types over HIP or CUDA: memory, streams, events, graphs, modules.
+//!
+//! Every call returns an error instead of panicking; what is dropped is given back to the runtime, whose errors at that
+//! point have nobody to hear them.
+
+mod api;
+mod device;
+mod memory;
+mod module;
+mod stream;
+
+pub use api::Kind;
+pub(crate) use api::LoadedCompiler;
+pub use device::{Device, DeviceReport, Runtime};
+pub(crate) use memory::{DeviceBuffer, HostBuffer};
+pub(crate) use module::{Function, Module};
+pub(crate) use stream::{Event, Graph, Stream};

@@ -1,0 +1,175 @@
+//! Streams, events and recorded graphs.
+
+use std::ffi::c_int;
+use std::ptr;
+
+use crate::GpuError;
+use crate::driver::Device;
+use crate::driver::api::Handle;
+use crate::driver::device::Pointer;
+
+/// Work in order, beside the host.
+pub(crate) struct Stream {
+    device: Device,
+    handle: Pointer,
+}
+
+impl Stream {
+    pub(crate) fn new(device: &Device) -> Result<Self, GpuError> {
+        /// Not ordered against the stream that everybody shares.
+        const NON_BLOCKING: u32 = 1;
+        device.bind()?;
+        let mut handle = ptr::null_mut();
+        // SAFETY: the pointer is to a local variable.
+        let status = unsafe { (device.api().functions.create_stream)(&raw mut handle, NON_BLOCKING) };
+        device.api().check("create_stream", status)?;
+        Ok(Self { device: device.clone(), handle: Pointer(handle) })
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.0
+    }
+
+    /// Waits until all of it is done.
+    ///
+    /// # Errors
+    /// Of the driver, and of work that failed since the last wait.
+    pub(crate) fn wait(&self) -> Result<(), GpuError> {
+        // SAFETY: the handle is ours.
+        let status = unsafe { (self.device.api().functions.wait_for_stream)(self.handle.0) };
+        self.device.api().check("wait_for_stream", status)
+    }
+
+    /// Records what `body` starts on this stream instead of running it.
+    ///
+    /// # Errors
+    /// The body's, or the driver's: the recording is then ended and thrown away.
+    pub(crate) fn record<E: From<GpuError>>(&self, body: impl FnOnce() -> Result<(), E>) -> Result<Graph, E> {
+        /// Calls of other threads are none of this recording's business.
+        const THREAD_LOCAL: c_int = 1;
+        let functions = &self.device.api().functions;
+        // SAFETY: the handle is ours.
+        let status = unsafe { (functions.begin_capture)(self.handle.0, THREAD_LOCAL) };
+        self.device.api().check("begin_capture", status)?;
+        let result = body();
+        let mut graph = ptr::null_mut();
+        // SAFETY: the pointer is to a local variable; the recording was begun above.
+        let status = unsafe { (functions.end_capture)(self.handle.0, &raw mut graph) };
+        let recorded = RecordedGraph { device: self.device.clone(), handle: graph };
+        result?;
+        self.device.api().check("end_capture", status)?;
+        let mut exec = ptr::null_mut();
+        // SAFETY: the graph was just recorded; no log is asked for.
+        let status = unsafe {
+            (functions.instantiate_graph)(&raw mut exec, recorded.handle, ptr::null_mut(), ptr::null_mut(), 0)
+        };
+        self.device.api().check("instantiate_graph", status)?;
+        Ok(Graph { device: self.device.clone(), exec: Pointer(exec) })
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.device.bind().is_ok() {
+            // SAFETY: ours, destroyed once; the driver finishes its work first.
+            unsafe { (self.device.api().functions.destroy_stream)(self.handle.0) };
+        }
+    }
+}
+
+/// A recording before it is made runnable.
+struct RecordedGraph {
+    device: Device,
+    handle: Handle,
+}
+
+impl Drop for RecordedGraph {
+    fn drop(&mut self) {
+        if !self.handle.is_null() {
+            // SAFETY: ours, destroyed once.
+            unsafe { (self.device.api().functions.destroy_graph)(self.handle) };
+        }
+    }
+}
+
+/// A recorded step, ready to be replayed.
+pub(crate) struct Graph {
+    device: Device,
+    exec: Pointer,
+}
+
+impl Graph {
+    /// Starts it on a stream.
+    ///
+    /// # Errors
+    /// Of the driver.
+    pub(crate) fn launch(&self, stream: &Stream) -> Result<(), GpuError> {
+        // SAFETY: both handles are ours; buffers that it names are kept by whoever keeps the graph.
+        let status = unsafe { (self.device.api().functions.launch_graph)(self.exec.0, stream.handle()) };
+        self.device.api().check("launch_graph", status)
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if self.device.bind().is_ok() {
+            // SAFETY: ours, destroyed once.
+            unsafe { (self.device.api().functions.destroy_graph_exec)(self.exec.0) };
+        }
+    }
+}
+
+/// A point in a stream.
+pub(crate) struct Event {
+    device: Device,
+    handle: Pointer,
+}
+
+impl Event {
+    /// An event that takes no time, which makes it cheaper.
+    ///
+    /// # Errors
+    /// Of the driver.
+    pub(crate) fn new(device: &Device) -> Result<Self, GpuError> {
+        const WITHOUT_TIMING: u32 = 2;
+        device.bind()?;
+        let mut handle = ptr::null_mut();
+        // SAFETY: the pointer is to a local variable.
+        let status = unsafe { (device.api().functions.create_event)(&raw mut handle, WITHOUT_TIMING) };
+        device.api().check("create_event", status)?;
+        Ok(Self { device: device.clone(), handle: Pointer(handle) })
+    }
+
+    /// Marks the stream's present end.
+    ///
+    /// # Errors
+    /// Of the driver.
+    pub(crate) fn record(&self, stream: &Stream) -> Result<(), GpuError> {
+        // SAFETY: both handles are ours.
+        let status = unsafe { (self.device.api().functions.record_event)(self.handle.0, stream.handle()) };
+        self.device.api().check("record_event", status)
+    }
+
+    /// Waits until the stream has come here.
+    ///
+    /// # Errors
+    /// Of the driver.
+    pub(crate) fn wait(&self) -> Result<(), GpuError> {
+        // SAFETY: the handle is ours.
+        let status = unsafe { (self.device.api().functions.wait_for_event)(self.handle.0) };
+        self.device.api().check("wait_for_event", status)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.device.bind().is_ok() {
+            // SAFETY: ours, destroyed once.
+            unsafe { (self.device.api().functions.destroy_event)(self.handle.0) };
+        }
+    }
+}

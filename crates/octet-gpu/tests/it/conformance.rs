@@ -1,0 +1,42 @@
+//! The conformance suite on simulated devices, with activations of 32 bits: every type is then multiplied as a sum of
+//! terms by the same matrix instructions, so that nothing but the order of sums may differ from the reference.
+
+use octet_backend::DataType;
+use octet_conformance::Claims;
+use octet_float8::Float8Format;
+use octet_gpu::{ActivationType, GpuBackend, GpuOptions};
+
+use crate::simulator::backend;
+
+fn claims() -> Claims {
+    Claims {
+        float8_weights: vec![Float8Format::E4M3, Float8Format::E5M2],
+        activation_type: DataType::F32,
+        // Queries and probabilities are bf16.
+        attention_rounding: 1.0 / 512.0,
+        batch_invariant: false,
+    }
+}
+
+/// Recorded steps are for callers that give a key one meaning; the suite gives it several.
+fn exact() -> GpuOptions {
+    GpuOptions { activations: ActivationType::F32, without_graphs: true, ..GpuOptions::default() }
+}
+
+/// A test for each part and device, so that they run beside each other and a failure names its place.
+macro_rules! parts {
+    ($device:ident: $($part:ident),*) => {
+        mod $device {
+            use super::*;
+
+            $(#[test]
+            fn $part() {
+                let mut backend: GpuBackend = backend(stringify!($device), &exact());
+                octet_conformance::$part(&claims(), &mut backend);
+            })*
+        }
+    };
+}
+
+parts!(gfx942: kept_weights, embed, rms_norm, linear, gated_linear, rotary, stored_values, attention, copied_blocks, logits, errors);
+parts!(gfx1100: kept_weights, embed, rms_norm, linear, gated_linear, rotary, stored_values, attention, copied_blocks, logits, errors);

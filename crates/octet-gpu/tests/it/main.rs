@@ -1,0 +1,9 @@
+//! The kernels as the real compilers see them, and the backend on simulated devices.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cache;
+mod conformance;
+mod decoder;
+mod faults;
+mod gates;
+mod simulator;

@@ -1,0 +1,128 @@
+//! `--device`: which device computes, and `octet devices`: what there is on this machine and what is missing.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use octet_backend::Backend as _;
+use octet_cpu::CpuBackend;
+use octet_gpu::{GpuBackend, GpuOptions, Kind, Runtime};
+
+use crate::cli::Device;
+use crate::{report, settings};
+
+/// A library that stands for HIP, hiprtc and hipBLASLt.
+const HIP_VARIABLE: &str = "OCTET_HIP_LIBRARY";
+/// Folder of compiled kernels.
+const CACHE_VARIABLE: &str = "OCTET_KERNEL_CACHE";
+
+/// Where a model is to run.
+pub(crate) enum Chosen {
+    /// On the CPU.
+    Cpu,
+    /// On this GPU.
+    Gpu(octet_gpu::Device),
+}
+
+/// Turns `--device` into a device. `auto` takes the first GPU that has kernels, else the CPU.
+///
+/// # Errors
+/// The device that was asked for is not there; the message says what was looked for.
+pub(crate) fn choose(wanted: Device) -> Result<Chosen> {
+    match wanted {
+        Device::Cpu => Ok(Chosen::Cpu),
+        Device::Hip => open(Kind::Hip).context("--device hip").map(Chosen::Gpu),
+        Device::Cuda => open(Kind::Cuda).context("--device cuda").map(Chosen::Gpu),
+        Device::Auto => Ok(automatic()),
+    }
+}
+
+fn automatic() -> Chosen {
+    for kind in [Kind::Hip, Kind::Cuda] {
+        // A machine without the library is the usual case and not worth a word.
+        let Ok(runtime) = load(kind) else { continue };
+        match first(&runtime) {
+            Ok(device) => return Chosen::Gpu(device),
+            Err(error) => report::line(format_args!("{}: not used: {error:#}", runtime.describe())),
+        }
+    }
+    Chosen::Cpu
+}
+
+fn hip_library() -> Option<PathBuf> {
+    std::env::var_os(HIP_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+fn load(kind: Kind) -> Result<Runtime> {
+    let path = if kind == Kind::Hip { hip_library() } else { None };
+    Ok(Runtime::load(kind, path.as_deref())?)
+}
+
+fn open(kind: Kind) -> Result<octet_gpu::Device> {
+    first(&load(kind)?)
+}
+
+/// The first device that has kernels.
+fn first(runtime: &Runtime) -> Result<octet_gpu::Device> {
+    let devices = runtime.devices()?;
+    if let Some(device) = devices.iter().find(|device| device.refusal.is_none()) {
+        return Ok(runtime.open(device.index)?);
+    }
+    let refusals = devices.iter().map(|device| {
+        let refusal = device.refusal.as_deref().unwrap_or_default();
+        format!("device {}, {}: {refusal}", device.index, device.name)
+    });
+    let refusals: Vec<String> = refusals.collect();
+    if refusals.is_empty() {
+        bail!("{} shows no device", runtime.describe());
+    }
+    bail!("no device can be used: {}", refusals.join("; "))
+}
+
+/// A backend on a GPU, with kernels kept in the user's cache folder.
+///
+/// # Errors
+/// Of the driver or the compiler.
+pub(crate) fn gpu_backend(device: octet_gpu::Device) -> Result<GpuBackend> {
+    let options = GpuOptions { kernel_cache: kernel_cache(), ..GpuOptions::default() };
+    GpuBackend::new(device, &options).context("the GPU cannot be used")
+}
+
+/// `OCTET_KERNEL_CACHE`, else `octet/kernels` in the user's cache folder.
+fn kernel_cache() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable(CACHE_VARIABLE).or_else(|| {
+        let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
+        Some(cache.join("octet/kernels"))
+    })
+}
+
+/// `octet devices`.
+///
+/// # Errors
+/// The CPU backend cannot start.
+pub(crate) fn list() -> Result<()> {
+    let mut text = String::new();
+    for report in octet_gpu::survey(hip_library().as_deref()) {
+        let name = report.kind.name();
+        match report.runtime {
+            Ok(runtime) => text.push_str(&format!("{name}: {runtime}\n")),
+            Err(error) => text.push_str(&format!("{name}: not usable: {error}\n")),
+        }
+        match report.devices {
+            Ok(devices) => {
+                for device in devices {
+                    let state = device.refusal.unwrap_or_else(|| "supported".to_owned());
+                    text.push_str(&format!(
+                        "  {name} {}: {} ({}), {} units: {state}\n",
+                        device.index, device.name, device.architecture, device.units
+                    ));
+                }
+            }
+            Err(error) => text.push_str(&format!("  devices cannot be listed: {error}\n")),
+        }
+    }
+    let cpu = CpuBackend::new(&settings::cpu_with_threads(None)?)?.info();
+    text.push_str(&format!("cpu: {}, {} threads, {} kernels\n", cpu.name, cpu.units, cpu.architecture));
+    report::result(&text);
+    Ok(())
+}
