@@ -32,8 +32,8 @@ fn the_number_of_workers_does_not_matter() {
 fn claims(isa: Isa) -> Claims {
     let claims = Claims::f32_activations();
     match isa.name() {
-        // Its dot products take pairs of bfloat16.
-        "avx512bf16" => Claims { activation_type: DataType::BF16, ..claims },
+        // Their dot products take bfloat16.
+        "avx512bf16" | "amx" => Claims { activation_type: DataType::BF16, ..claims },
         _ => claims,
     }
 }

@@ -145,9 +145,9 @@ mod tests {
         let mut text = Vec::new();
         table.write(&mut text).unwrap();
         let expected = "\
-product                     default ms  best ms   gain  of floor  solution
-bfloat16 [64, 32], 1 token    100.0000  80.0000  20.0%       75%  Better
-bfloat16 [64, 32], 8 tokens          -   5.0000      -         -  Default
+product                      default ms  best ms   gain  of floor  solution
+bfloat16 [64, 32], 1 token     100.0000  80.0000  20.0%       75%  Better
+bfloat16 [64, 32], 8 tokens           -   5.0000      -         -  Default
 ";
         assert_eq!(String::from_utf8_lossy(&text), expected);
     }
