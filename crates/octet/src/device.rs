@@ -23,7 +23,7 @@ pub(crate) enum Chosen {
     Gpu(octet_gpu::Device),
 }
 
-/// Turns `--device` into a device. `auto` takes the first GPU that has kernels, else the CPU.
+/// Turns `--device` into a device. `auto` takes the CPU and says which GPUs there are.
 ///
 /// # Errors
 /// The device that was asked for is not there; the message says what was looked for.
@@ -36,13 +36,21 @@ pub(crate) fn choose(wanted: Device) -> Result<Chosen> {
     }
 }
 
+/// The CPU, and a word about each GPU that waits to be tried.
+///
+/// No GPU has yet run Octet outside of simulation, and a wrong answer is worse than a slow one: whoever has one tries it
+/// first and then asks for it by name.
 fn automatic() -> Chosen {
     for kind in [Kind::Hip, Kind::Cuda] {
         // A machine without the library is the usual case and not worth a word.
         let Ok(runtime) = load(kind) else { continue };
-        match first(&runtime) {
-            Ok(device) => return Chosen::Gpu(device),
-            Err(error) => report::line(format_args!("{}: not used: {error:#}", runtime.describe())),
+        let Ok(devices) = runtime.devices() else { continue };
+        if let Some(device) = devices.iter().find(|device| device.refusal.is_none()) {
+            let (name, flag) = (&device.name, kind.name());
+            report::line(format_args!(
+                "{name} is there and not used: kernels for it were never run on hardware; try \
+                 `octet selftest --device {flag}`, then --device {flag}"
+            ));
         }
     }
     Chosen::Cpu

@@ -99,7 +99,7 @@ pub(crate) enum SchedulingPolicy {
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Device {
-    /// The first GPU that has kernels, else the CPU.
+    /// The CPU; says which GPUs there are, which no one has tried yet.
     Auto,
     /// An AMD GPU, by HIP (ROCm 6 or newer).
     Hip,
