@@ -78,11 +78,14 @@ fn run(draft: &Draft, options: LoadOptions) -> Vec<f32> {
 /// Holds every instruction set of this machine to the expected logits.
 fn agrees_on_cpu(draft: &Draft, options: LoadOptions, expected: &[f32], what: &str) {
     for isa in Isa::available() {
-        // Dot products of bfloat16 round their inputs to eight bits; the others multiply in 32.
-        let tolerance = if matches!(isa.name(), "avx512bf16" | "amx") { 3e-2 } else { 1e-4 };
+        // Dot products of bfloat16 round their inputs to eight bits, which is 0.1 % of each on average and adds up from
+        // linear to linear; the others multiply in 32.
+        let tolerance = if matches!(isa.name(), "avx512bf16" | "amx") { 2e-2 } else { 1e-4 };
         let mut runner = draft.load_on(cpu_with(isa), options).unwrap().into_runner(limits(128)).unwrap();
         let found = logits(&mut runner, &Golden::read(CASE).prompt, usize::MAX / 2);
-        let difference = distance(&found, expected) / spread(expected);
+        let differences: Vec<f32> =
+            found.iter().zip(expected).map(|(found, expected)| found - expected).collect();
+        let difference = spread(&differences) / spread(expected);
         assert!(difference < tolerance, "{what} with {}: {difference}", isa.name());
     }
 }
