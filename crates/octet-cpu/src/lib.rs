@@ -22,7 +22,7 @@
 //! # Invariant
 //!
 //! A row's result depends on that row alone, to the bit: every sum is a chain in one fixed order, whatever the batch,
-//! the chunks of a prefill, the number of workers or the instruction set.
+//! the chunks of a prefill or the number of workers. Instruction sets that multiply in the same arithmetic agree too.
 
 // Pairs and tiles are x86-64's: elsewhere their kernels are compiled for tests alone.
 #![cfg_attr(not(any(test, target_arch = "x86_64")), allow(dead_code, unused_imports, unused_variables))]
