@@ -5,7 +5,7 @@ use octet_backend::{BackendError, DataType};
 use octet_float8::{E4M3, E5M2, Float8, Float8Format};
 
 use crate::memory::Plain;
-use crate::simd::{E4M3_FACTOR, E5M2_FACTOR, Simd};
+use crate::simd::{STORED_E4M3_FACTOR, Simd};
 
 /// An element type of the KV cache.
 ///
@@ -144,8 +144,8 @@ impl Storage for StoredF16 {
 
 impl Storage for StoredE4m3 {
     type Element = u8;
-    const BEFORE: f32 = crate::simd::power_of_two(60);
-    const AFTER: f32 = crate::simd::power_of_two(60);
+    const BEFORE: f32 = crate::simd::power_of_two(4);
+    const AFTER: f32 = crate::simd::power_of_two(4);
 
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, source: *const u8) -> S::F32 {
@@ -160,8 +160,8 @@ impl Storage for StoredE4m3 {
 
 impl Storage for StoredE5m2 {
     type Element = u8;
-    const BEFORE: f32 = crate::simd::power_of_two(56);
-    const AFTER: f32 = crate::simd::power_of_two(56);
+    const BEFORE: f32 = 1.0;
+    const AFTER: f32 = 1.0;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, source: *const u8) -> S::F32 {
@@ -174,8 +174,7 @@ impl Storage for StoredE5m2 {
     }
 }
 
-const _: () = assert!(StoredE4m3::BEFORE * StoredE4m3::AFTER * E4M3_FACTOR == 1.0);
-const _: () = assert!(StoredE5m2::BEFORE * StoredE5m2::AFTER * E5M2_FACTOR == 1.0);
+const _: () = assert!(StoredE4m3::BEFORE * StoredE4m3::AFTER * STORED_E4M3_FACTOR == 1.0);
 
 fn encode_float8<F: Float8>(values: &[f32], scale: f32, elements: &mut [u8]) {
     for (element, value) in elements.iter_mut().zip(values) {

@@ -92,10 +92,10 @@ impl Simd for Portable {
     }
 
     #[inline]
-    unsafe fn load_signed_bytes(self, source: *const u8) -> Self::Bits {
+    unsafe fn load_bytes_as_f16<const SHIFT: i32>(self, source: *const u8, mask: u16) -> Self::F32 {
         // SAFETY: the caller's promise.
         let bytes = unsafe { source.cast::<[i8; LANES]>().read_unaligned() };
-        map(bytes, |byte| i32::from(byte).cast_unsigned())
+        map(bytes, |byte| f16::from_bits((i16::from(byte) << SHIFT).cast_unsigned() & mask).to_f32())
     }
 
     #[inline]
