@@ -127,7 +127,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Reads sixteen E4M3 values times [`STORED_E4M3_FACTOR`]. No NaN among them. The eight bits move to where binary16 has
     /// them, and only the exponent's bias is left to correct. Conversion from binary16 makes subnormal numbers normal, which
-    /// matters: a multiply-add with a subnormal operand costs some processors a hundred times as much.
+    /// matters: a multiply-add with a subnormal operand costs some processors many times as much.
     ///
     /// # Safety
     /// `source` is valid for reading 16 bytes.
