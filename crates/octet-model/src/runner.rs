@@ -205,7 +205,10 @@ impl<B: Backend> Executor for Runner<B> {
 
     fn execute(&mut self, plan: &StepPlan, output: &mut StepOutput) -> Result<(), ExecutorError> {
         output.rows.clear();
-        self.run(plan, output).map_err(|error| ExecutorError(error.to_string()))
+        self.run(plan, output).map_err(|error| match error {
+            BackendError::Unfinished(message) => ExecutorError::Unfinished(message),
+            other => ExecutorError::Failed(other.to_string()),
+        })
     }
 }
 
