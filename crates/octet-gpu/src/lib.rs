@@ -21,6 +21,7 @@ mod architecture;
 mod backend;
 mod cache;
 mod driver;
+mod end;
 mod error;
 mod kernels;
 mod library;
@@ -30,7 +31,8 @@ pub use architecture::Architecture;
 pub use backend::{
     ActivationType, GpuBackend, GpuKvCache, GpuLinear, GpuOptions, GpuRope, GpuTensor, GpuVector,
 };
-pub use driver::{Device, DeviceReport, Kind, Runtime};
+pub use driver::{Activity, Device, DeviceReport, Kind, Runtime, device_was_lost};
+pub use end::end_process;
 pub use error::GpuError;
 pub use kernels::{Compiled, ElementType, OfflineCompiler, Source};
 pub use library::Attempt;

@@ -86,12 +86,13 @@ fn first(runtime: &Runtime) -> Result<octet_gpu::Device> {
     bail!("no device can be used: {}", refusals.join("; "))
 }
 
-/// A backend on a GPU, with kernels kept in the user's cache folder.
+/// A backend on a GPU, with kernels kept in the user's cache folder. `step_timeout` is what was typed, in seconds.
 ///
 /// # Errors
 /// Of the driver or the compiler.
-pub(crate) fn gpu_backend(device: octet_gpu::Device) -> Result<GpuBackend> {
-    let options = GpuOptions { kernel_cache: kernel_cache(), ..GpuOptions::default() };
+pub(crate) fn gpu_backend(device: octet_gpu::Device, step_timeout: Option<u64>) -> Result<GpuBackend> {
+    let step_limit = settings::step_limit(step_timeout);
+    let options = GpuOptions { kernel_cache: kernel_cache(), step_limit, ..GpuOptions::default() };
     GpuBackend::new(device, &options).context("the GPU cannot be used")
 }
 

@@ -25,6 +25,9 @@ use std::process::ExitCode;
 
 use cli::{Cli, Command};
 
+/// The status of a process that could not do what it was asked to, or died of a fault.
+const FAILURE: u8 = 1;
+
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os());
     let outcome = match cli.command {
@@ -42,7 +45,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report::failure(&error);
-            ExitCode::FAILURE
+            if octet_gpu::device_was_lost() {
+                octet_gpu::end_process(FAILURE);
+            }
+            ExitCode::from(FAILURE)
         }
     }
 }

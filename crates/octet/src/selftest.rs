@@ -58,7 +58,7 @@ enum Case {
 pub(crate) fn run(wanted: Device) -> Result<()> {
     match device::choose(wanted)? {
         Chosen::Cpu => test(&mut CpuBackend::new(&settings::cpu_with_threads(None)?)?),
-        Chosen::Gpu(device) => test(&mut device::gpu_backend(device)?),
+        Chosen::Gpu(device) => test(&mut device::gpu_backend(device, None)?),
     }
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
         }
         Chosen::Gpu(gpu) => {
             plan.refuse_measuring("on a GPU")?;
-            let backend = || device::gpu_backend(gpu);
+            let backend = || device::gpu_backend(gpu, arguments.engine.step_timeout);
             let ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
             service(arguments, &source, config, text, ready)?
         }

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use octet_backend::{
     Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
@@ -21,7 +22,7 @@ use octet_float8::Float8Format;
 
 use crate::GpuError;
 use crate::cache::CodeCache;
-use crate::driver::{Device, DeviceBuffer, Function, HostBuffer, Module, Stream};
+use crate::driver::{Activity, Device, DeviceBuffer, Function, HostBuffer, Module, Stream};
 use crate::kernels::{self, Code, ElementType, Source};
 use attention::{CacheKernels, CachePlan};
 use batch::DeviceBatch;
@@ -53,6 +54,9 @@ pub struct GpuOptions {
     pub kernel_cache: Option<PathBuf>,
     /// Folder whose files replace the kernels' sources of the same name: for work on kernels without building anew.
     pub kernel_sources: Option<PathBuf>,
+    /// How long the device may work while the host waits for it. A step that takes longer is an error, and the device
+    /// is lost to the process; without a limit the driver's own wait is used, which may be for ever.
+    pub step_limit: Option<Duration>,
     /// Runs every step's operations one by one instead of replaying recorded ones.
     pub without_graphs: bool,
     /// Over how many blocks attention splits a context, instead of what the device and the batch suggest.
@@ -129,6 +133,7 @@ impl GpuBackend {
             cache: CodeCache::new(options.kernel_cache.as_deref()),
             sources: options.kernel_sources.clone(),
         };
+        device.set_limit(options.step_limit);
         let stream = Arc::new(device.stream()?);
         let rows = RowKernels::of(&kernels::load(&device, &code, &Source::rows())?)?;
         let activation = match options.activations {
@@ -390,6 +395,9 @@ impl Backend for GpuBackend {
         self.batch.send(&self.stream, batch)?;
         self.step += 1;
         let facts = &self.batch.facts;
+        let (rows, longest_context) = (facts.rows, facts.longest_context);
+        let sequences = batch.sequences.len();
+        self.stream.begin(Activity { step: self.step, rows, sequences, longest_context });
         let units = self.device.report().units;
         self.splits = self
             .forced_splits

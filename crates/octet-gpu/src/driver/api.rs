@@ -114,10 +114,12 @@ table! {
         create_stream: "hipStreamCreateWithFlags", "cuStreamCreate", (*mut Handle, c_uint);
         destroy_stream: "hipStreamDestroy", "cuStreamDestroy_v2", (Handle);
         wait_for_stream: "hipStreamSynchronize", "cuStreamSynchronize", (Handle);
+        query_stream: "hipStreamQuery", "cuStreamQuery", (Handle);
         create_event: "hipEventCreateWithFlags", "cuEventCreate", (*mut Handle, c_uint);
         destroy_event: "hipEventDestroy", "cuEventDestroy_v2", (Handle);
         record_event: "hipEventRecord", "cuEventRecord", (Handle, Handle);
         wait_for_event: "hipEventSynchronize", "cuEventSynchronize", (Handle);
+        query_event: "hipEventQuery", "cuEventQuery", (Handle);
         begin_capture: "hipStreamBeginCapture", "cuStreamBeginCapture_v2", (Handle, c_int);
         end_capture: "hipStreamEndCapture", "cuStreamEndCapture", (Handle, *mut Handle);
         instantiate_graph: "hipGraphInstantiate", "cuGraphInstantiate_v2",

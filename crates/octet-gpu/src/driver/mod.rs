@@ -8,10 +8,12 @@ mod device;
 mod memory;
 mod module;
 mod stream;
+mod wait;
 
 pub use api::Kind;
 pub(crate) use api::LoadedCompiler;
-pub use device::{Device, DeviceReport, Runtime};
+pub use device::{Device, DeviceReport, Runtime, device_was_lost};
 pub(crate) use memory::{DeviceBuffer, HostBuffer};
 pub(crate) use module::{Function, Module};
 pub(crate) use stream::{Event, Graph, Stream};
+pub use wait::Activity;
