@@ -87,6 +87,27 @@ pub enum GpuError {
         /// The device's name.
         name: String,
     },
+    /// The operating system gives no thread to compile on.
+    #[error("no thread to compile kernels: {0}")]
+    Thread(std::io::Error),
+    /// A thread that compiled kernels did not come to its end.
+    #[error("a thread that compiled kernels panicked, or its error was told before")]
+    Panicked,
+    /// There is neither a compiler nor code that was made at release time.
+    #[error(
+        "there is no code of {module} for {architecture}: {bundle}, and {compiler}\ninstall the compiler, or name a file \
+         made by tools/kernels/build for this version in OCTET_KERNEL_BUNDLE"
+    )]
+    NoCode {
+        /// The source's name.
+        module: String,
+        /// For which architecture.
+        architecture: String,
+        /// What is wrong with the code that was made at release time.
+        bundle: String,
+        /// What is wrong with the compiler.
+        compiler: String,
+    },
     /// The device has no room.
     #[error("the device has no room for {requested_bytes} bytes of {what}")]
     OutOfMemory {

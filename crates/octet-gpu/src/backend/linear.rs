@@ -11,6 +11,7 @@ use crate::backend::parameters::{self, size};
 use crate::backend::tensor::{GpuTensor, PADDING};
 use crate::driver::{DeviceBuffer, Function, HostBuffer, Module, Stream};
 use crate::kernels::ElementType;
+use crate::modules::Pending;
 
 /// A packed weight on the device.
 pub struct GpuLinear {
@@ -26,7 +27,7 @@ pub struct GpuLinear {
     groups: usize,
     group_columns: usize,
     pub(super) usage: LinearUse,
-    kernels: Option<Arc<LinearKernels>>,
+    kernels: Option<Arc<Pending<LinearKernels>>>,
 }
 
 /// The kernels of one pair of types.
@@ -156,7 +157,7 @@ impl GpuLinear {
         staging: &mut HostBuffer,
         spec: &LinearSpec,
         parts: &[LinearPart<'_>],
-        (plan, kernels): (LinearPlan, Option<Arc<LinearKernels>>),
+        (plan, kernels): (LinearPlan, Option<Arc<Pending<LinearKernels>>>),
     ) -> Result<Self, BackendError> {
         let full = BackendError::OutOfMemory { what: "a weight", requested_bytes: usize::MAX };
         let row_bytes = plan.stride * plan.element_type.bytes();
@@ -225,6 +226,7 @@ impl GpuLinear {
         let Some(kernels) = &self.kernels else {
             panic!("a weight loaded as {:?} cannot be multiplied by", self.usage);
         };
+        let kernels = kernels.get()?;
         let parameters = parameters::Linear {
             weight: self.weight.address(),
             scales: self.scales.as_ref().map_or(0, DeviceBuffer::address),

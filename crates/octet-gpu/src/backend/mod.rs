@@ -2,6 +2,7 @@
 
 mod attention;
 mod batch;
+mod floor;
 mod linear;
 mod pack;
 mod parameters;
@@ -23,8 +24,9 @@ use octet_float8::Float8Format;
 use crate::GpuError;
 use crate::cache::CodeCache;
 use crate::driver::{Activity, Device, DeviceBuffer, Function, HostBuffer, Module, Stream};
-use crate::kernels::{self, Code, ElementType, Source};
-use attention::{CacheKernels, CachePlan};
+use crate::kernels::{Code, ElementType, Source};
+use crate::modules::{self, Pending};
+use attention::{AttentionKernels, CacheKernels, CachePlan};
 use batch::DeviceBatch;
 use linear::{LinearKernels, LinearPlan};
 use parameters::size;
@@ -52,6 +54,8 @@ pub struct GpuOptions {
     pub activations: ActivationType,
     /// Folder of compiled kernels; without one, each start compiles.
     pub kernel_cache: Option<PathBuf>,
+    /// Code that was made at release time, for machines without a run-time compiler.
+    pub kernel_bundle: Option<PathBuf>,
     /// Folder whose files replace the kernels' sources of the same name: for work on kernels without building anew.
     pub kernel_sources: Option<PathBuf>,
     /// How long the device may work while the host waits for it. A step that takes longer is an error, and the device
@@ -103,7 +107,7 @@ pub struct GpuBackend {
     forced_splits: Option<usize>,
     code: Code,
     rows: RowKernels,
-    linears: HashMap<Source, Arc<LinearKernels>>,
+    linears: HashMap<Source, Arc<Pending<LinearKernels>>>,
     batch: DeviceBatch,
     /// Rows of the largest workspace tensor: what a batch may have.
     workspace_rows: usize,
@@ -131,11 +135,12 @@ impl GpuBackend {
     pub fn new(device: Device, options: &GpuOptions) -> Result<Self, GpuError> {
         let code = Code {
             cache: CodeCache::new(options.kernel_cache.as_deref()),
+            bundle: options.kernel_bundle.clone(),
             sources: options.kernel_sources.clone(),
         };
         device.set_limit(options.step_limit);
         let stream = Arc::new(device.stream()?);
-        let rows = RowKernels::of(&kernels::load(&device, &code, &Source::rows())?)?;
+        let rows = RowKernels::of(&modules::load(&device, &code, &Source::rows())?)?;
         let activation = match options.activations {
             ActivationType::BF16 => ElementType::BF16,
             ActivationType::F32 => ElementType::F32,
@@ -163,14 +168,14 @@ impl GpuBackend {
         })
     }
 
-    /// Kernels for linears of these types, compiled once.
-    fn linear_kernels(&mut self, plan: &LinearPlan) -> Result<Arc<LinearKernels>, GpuError> {
+    /// Kernels for linears of these types, compiled once, while weights are loaded.
+    fn linear_kernels(&mut self, plan: &LinearPlan) -> Result<Arc<Pending<LinearKernels>>, GpuError> {
         let source = Source::linear(plan.element_type, self.activation, plan.is_grouped());
         if let Some(kernels) = self.linears.get(&source) {
             return Ok(Arc::clone(kernels));
         }
-        let module = kernels::load(&self.device, &self.code, &source)?;
-        let kernels = Arc::new(LinearKernels::of(&module)?);
+        let kernels = Pending::start(&self.device, &self.code, &source, LinearKernels::of)?;
+        let kernels = Arc::new(kernels);
         self.linears.insert(source, Arc::clone(&kernels));
         Ok(kernels)
     }
@@ -359,12 +364,13 @@ impl Backend for GpuBackend {
     fn allocate_kv_cache(&mut self, spec: &KvCacheSpec) -> Result<GpuKvCache, BackendError> {
         self.device.bind()?;
         let plan = CachePlan::new(self.device.architecture(), spec)?;
-        let [rotary, attention] = [
-            Source::rotary(spec.head_dim, plan.element_type),
-            Source::attention(spec.head_dim, plan.element_type),
-        ]
-        .map(|source| kernels::load(&self.device, &self.code, &source));
-        let kernels = CacheKernels::of(&rotary?, &attention?)?;
+        let attention = Source::attention(spec.head_dim, plan.element_type);
+        let attention = Pending::start(&self.device, &self.code, &attention, AttentionKernels::of)?;
+        let rotary = Source::rotary(spec.head_dim, plan.element_type);
+        let rotary = modules::load(&self.device, &self.code, &rotary)?;
+        let kernels = CacheKernels::of(&rotary, attention.finish()?)?;
+        // What was begun while weights were loaded is there before the first step.
+        self.linears.values().try_for_each(|kernels| kernels.get().map(drop))?;
         let cache = GpuKvCache::allocate(&self.stream, spec, &plan, kernels)?;
         self.kv_heads = spec.kv_heads;
         Ok(cache)

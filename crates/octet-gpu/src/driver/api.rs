@@ -144,6 +144,8 @@ table! {
         compile: "hiprtcCompileProgram", "nvrtcCompileProgram", (Handle, c_int, *const *const c_char);
         code_bytes: "hiprtcGetCodeSize", "nvrtcGetCUBINSize", (Handle, *mut usize);
         code: "hiprtcGetCode", "nvrtcGetCUBIN", (Handle, *mut c_char);
+        portable_bytes: "hiprtcGetCodeSize", "nvrtcGetPTXSize", (Handle, *mut usize);
+        portable: "hiprtcGetCode", "nvrtcGetPTX", (Handle, *mut c_char);
         log_bytes: "hiprtcGetProgramLogSize", "nvrtcGetProgramLogSize", (Handle, *mut usize);
         log: "hiprtcGetProgramLog", "nvrtcGetProgramLog", (Handle, *mut c_char);
         destroy: "hiprtcDestroyProgram", "nvrtcDestroyProgram", (*mut Handle);
@@ -237,7 +239,10 @@ pub(crate) struct Api {
     pub(crate) kind: Kind,
     pub(crate) functions: Functions,
     pub(crate) special: Special,
-    pub(crate) compiler: LoadedCompiler,
+    /// The compiler, or why there is none: kernels then come from a bundle.
+    pub(crate) compiler: Result<LoadedCompiler, GpuError>,
+    /// Whether this is Octet's own simulator, whose times mean nothing.
+    pub(crate) is_simulated: bool,
     /// Where the runtime was found.
     pub(crate) found: String,
     /// The runtime's version: HIP 7.1 is (7, 1), CUDA 13.0 is (13, 0).
@@ -248,17 +253,22 @@ impl Api {
     /// Loads a runtime: from `path`, which then holds the compiler too, or from where it usually lies.
     ///
     /// # Errors
-    /// A library or function is missing, or too old.
+    /// A library or function of the runtime is missing, or too old.
     pub(crate) fn load(kind: Kind, path: Option<&Path>) -> Result<Self, GpuError> {
+        /// What only the simulator has.
+        const SIMULATORS_OWN: &str = "octet_hipsim_fault_message";
         let wanted = kind.runtime();
         let runtime = wanted.open(path)?;
         let functions = Functions::load(&runtime, kind, wanted.what)?;
         let special = Special::load(&runtime, kind, wanted.what)?;
-        let compiler = LoadedCompiler::load(kind, path)?;
+        let compiler = LoadedCompiler::load(kind, path);
+        // SAFETY: the function is not called; only whether it is there is asked.
+        let own = unsafe { library::function::<Handle>(&runtime, wanted.what, SIMULATORS_OWN) };
+        let is_simulated = own.is_ok();
         let found = runtime.name.clone();
         // Function pointers outlive the handle only because the library is never closed.
         std::mem::forget(runtime);
-        let mut api = Self { kind, functions, special, compiler, found, version: (0, 0) };
+        let mut api = Self { kind, functions, special, compiler, is_simulated, found, version: (0, 0) };
         api.read_version()?;
         Ok(api)
     }

@@ -65,10 +65,14 @@ impl Runtime {
             Kind::Hip => ("HIP", "hiprtc"),
             Kind::Cuda => ("CUDA", "NVRTC"),
         };
-        format!(
-            "{runtime} {}.{} from {found}, {name} {}.{} from {}",
-            version.0, version.1, compiler.version.0, compiler.version.1, compiler.found
-        )
+        let compiler = match compiler {
+            Ok(compiler) => {
+                let (major, minor) = compiler.version;
+                format!("{name} {major}.{minor} from {}", compiler.found)
+            }
+            Err(error) => format!("no {name} ({error})"),
+        };
+        format!("{runtime} {}.{} from {found}, {compiler}", version.0, version.1)
     }
 
     /// How many devices it shows.
@@ -259,6 +263,12 @@ impl Device {
     #[must_use]
     pub fn architecture(&self) -> Architecture {
         self.0.architecture
+    }
+
+    /// Whether it is Octet's own simulator: its results count, its times do not.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        self.api().is_simulated
     }
 
     /// What it is.
