@@ -101,7 +101,12 @@ impl Float8Kernels {
 }
 
 /// Where rows of so many columns are quantised to, and how.
-pub(super) fn target(codes: u64, scales: u64, columns: usize, scale: InputScale) -> parameters::QuantiseTarget {
+pub(super) fn target(
+    codes: u64,
+    scales: u64,
+    columns: usize,
+    scale: InputScale,
+) -> parameters::QuantiseTarget {
     let scale = match scale {
         InputScale::Dynamic => 0.0,
         InputScale::Static(scale) => scale,
@@ -113,5 +118,6 @@ pub(super) fn target(codes: u64, scales: u64, columns: usize, scale: InputScale)
 pub(super) fn values(is_fnuz: bool, codes: &[u8], scales: &[f32], columns: usize) -> Vec<f32> {
     let format = if is_fnuz { Float8Format::E4M3Fnuz } else { Float8Format::E4M3 };
     let rows = codes.chunks(code_stride(columns)).zip(scales);
-    rows.flat_map(|(row, &scale)| row[..columns].iter().map(move |&code| format.decode(code) * scale)).collect()
+    rows.flat_map(|(row, &scale)| row[..columns].iter().map(move |&code| format.decode(code) * scale))
+        .collect()
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::GpuError;
 use crate::architecture::Architecture;
+use crate::backend::float8::{LinearInput, code_stride};
 use crate::backend::pack;
 use crate::backend::parameters::{self, size};
-use crate::backend::float8::{LinearInput, code_stride};
 use crate::backend::tensor::{GpuTensor, PADDING};
 use crate::driver::{DeviceBuffer, Function, HostBuffer, Module, Stream};
 use crate::kernels::ElementType;

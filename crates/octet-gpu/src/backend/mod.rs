@@ -195,7 +195,12 @@ impl GpuBackend {
     }
 
     /// The input as this weight wants it: quantised if it is not yet.
-    fn input_of(&mut self, rows: usize, weight: &GpuLinear, input: &GpuTensor) -> Result<LinearInput, BackendError> {
+    fn input_of(
+        &mut self,
+        rows: usize,
+        weight: &GpuLinear,
+        input: &GpuTensor,
+    ) -> Result<LinearInput, BackendError> {
         let found = input.as_input();
         match (weight.input_scale, found) {
             (None, LinearInput::Wide { .. }) | (Some(_), LinearInput::Float8(_)) => Ok(found),
@@ -208,7 +213,8 @@ impl GpuBackend {
                 // Room for the largest step at once, so that it is made once.
                 let most_rows = self.workspace_rows;
                 let codes = self.scratch(|backend| &mut backend.codes, most_rows * stride)?;
-                let scales = self.scratch(|backend| &mut backend.code_scales, most_rows * size_of::<f32>())?;
+                let scales =
+                    self.scratch(|backend| &mut backend.code_scales, most_rows * size_of::<f32>())?;
                 let target = float8::target(codes, scales, input.columns, scale);
                 kernels.quantise(&self.stream, rows, input, target)?;
                 Ok(LinearInput::Float8(float8::Float8Rows { codes, stride, scales }))

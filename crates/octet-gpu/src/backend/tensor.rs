@@ -57,7 +57,8 @@ impl GpuTensor {
             TensorRole::Residual | TensorRole::Activation => None,
         };
         let TensorSpec { rows, columns, .. } = spec;
-        let may_be_float8 = data_type == ElementType::BF16 && stream.device().architecture().multiplies_float8();
+        let may_be_float8 =
+            data_type == ElementType::BF16 && stream.device().architecture().multiplies_float8();
         let scales = may_be_float8
             .then(|| DeviceBuffer::new(stream.device(), what, rows * size_of::<f32>()))
             .transpose()?;

@@ -89,7 +89,8 @@ fn compile_all(
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Some((name, architecture, source)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some((name, architecture, source)) = jobs.get(next.fetch_add(1, Ordering::Relaxed))
+                {
                     let usages = compile(*architecture, source);
                     assert!(!usages.is_empty(), "{} for {name} has no kernels", source.title());
                     for (kernel, usage) in usages {
