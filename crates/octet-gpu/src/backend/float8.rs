@@ -3,7 +3,7 @@
 //! A norm or a gated linear that was told so (`Backend::prepare_input`) writes its output as codes and scales into the
 //! tensor's own memory; what arrives wide, such as attention's output, is quantised into memory of the backend.
 
-use octet_backend::{BackendError, DataType, InputScale, LinearSpec, LinearUse};
+use octet_backend::{BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale};
 use octet_float8::Float8Format;
 
 use crate::GpuError;
@@ -50,10 +50,11 @@ pub(super) enum LinearInput {
 pub(super) fn input_scale(
     architecture: Architecture,
     spec: &LinearSpec,
-    has_blocks: bool,
+    parts: &[LinearPart<'_>],
 ) -> Option<InputScale> {
     let DataType::F8(format) = spec.data_type else { return None };
     let is_e4m3 = matches!(format, Float8Format::E4M3 | Float8Format::E4M3Fnuz);
+    let has_blocks = parts.iter().any(|part| matches!(part.scale, WeightScale::Block { .. }));
     if !architecture.multiplies_float8() || !is_e4m3 || has_blocks || spec.usage == LinearUse::Embed {
         return None;
     }

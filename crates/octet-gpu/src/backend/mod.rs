@@ -57,6 +57,9 @@ pub struct GpuOptions {
     pub kernel_sources: Option<PathBuf>,
     /// Runs every step's operations one by one instead of replaying recorded ones.
     pub without_graphs: bool,
+    /// Whether inputs are quantised for linears whose checkpoint foresees it, on devices that multiply FP8 by FP8; by
+    /// default with activations of 16 bits, because those of 32 are for comparisons.
+    pub float8_inputs: Option<bool>,
     /// Over how many blocks attention splits a context, instead of what the device and the batch suggest.
     pub attention_splits: Option<usize>,
 }
@@ -98,6 +101,7 @@ pub struct GpuBackend {
     stream: Arc<Stream>,
     device: Device,
     activation: ElementType,
+    takes_float8_inputs: bool,
     forced_splits: Option<usize>,
     code: Code,
     rows: RowKernels,
@@ -151,6 +155,7 @@ impl GpuBackend {
             staging: HostBuffer::new(&device, STAGING_BYTES)?,
             stream,
             activation,
+            takes_float8_inputs: options.float8_inputs.unwrap_or(activation == ElementType::BF16),
             forced_splits: options.attention_splits,
             code,
             rows,
@@ -385,9 +390,8 @@ impl Backend for GpuBackend {
         self.device.bind()?;
         let architecture = self.device.architecture();
         let mut plan = LinearPlan::new(architecture, &spec, parts)?;
-        // Activations of 32 bits are for comparisons: they stay exact.
-        if self.activation == ElementType::BF16
-            && let Some(scale) = float8::input_scale(architecture, &spec, plan.is_grouped())
+        if self.takes_float8_inputs
+            && let Some(scale) = float8::input_scale(architecture, &spec, parts)
         {
             plan = plan.with_float8_inputs(scale);
             self.float8_kernels()?;

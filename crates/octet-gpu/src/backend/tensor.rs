@@ -28,7 +28,7 @@ pub struct GpuTensor {
     pub(super) wanted: Option<InputScale>,
     /// Whether `buffer` holds codes of FP8 instead, and their scales.
     pub(super) is_float8: bool,
-    /// `[rows]`, of activations of 16 bits on devices that multiply FP8.
+    /// `[rows]`, of activations on devices that multiply FP8.
     pub(super) scales: Option<DeviceBuffer>,
 }
 
@@ -58,7 +58,7 @@ impl GpuTensor {
         };
         let TensorSpec { rows, columns, .. } = spec;
         let may_be_float8 =
-            data_type == ElementType::BF16 && stream.device().architecture().multiplies_float8();
+            spec.role == TensorRole::Activation && stream.device().architecture().multiplies_float8();
         let scales = may_be_float8
             .then(|| DeviceBuffer::new(stream.device(), what, rows * size_of::<f32>()))
             .transpose()?;
