@@ -41,9 +41,11 @@ fn run() -> Outcome<()> {
         return Err("no architecture was named, such as gfx942 or sm_90".into());
     }
     let compilers = Compilers::find(&architectures)?;
-    let sources = Source::released();
+    let mut modules = 0;
     let mut writer = BundleWriter::default();
     for architecture in architectures {
+        let sources = Source::released(architecture);
+        modules += sources.len();
         let codes = compile_all(&compilers, &sources, architecture);
         for (source, code) in sources.iter().zip(codes) {
             writer.add(source, architecture, &code?)?;
@@ -51,9 +53,9 @@ fn run() -> Outcome<()> {
     }
     let bytes = writer.finish();
     fs::write(&file, &bytes)?;
-    let text = format!("{} modules, {} KiB in {}", sources.len(), bytes.len() >> 10, file.display());
+    let text = format!("{modules} modules, {} KiB in {}", bytes.len() >> 10, file.display());
     // Nothing can be done if standard error is closed.
-    let _ = writeln!(std::io::stderr(), "kernel_bundle: {text}, for each architecture");
+    let _ = writeln!(std::io::stderr(), "kernel_bundle: {text}");
     Ok(())
 }
 

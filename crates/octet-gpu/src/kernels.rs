@@ -54,9 +54,24 @@ impl Source {
         Self { name: "linear", text: include_str!("../kernels/linear.cu"), options }
     }
 
-    /// The modules that a release brings along: those of the types that models come in, for heads of the usual sizes.
+    /// Linears of E4M3 weights by E4M3 inputs, for devices that multiply these.
     #[must_use]
-    pub fn released() -> Vec<Self> {
+    pub fn linear_float8() -> Self {
+        let options =
+            ["-DWEIGHT_TYPE=TYPE_E4M3_PAIR", "-DINPUT_TYPE=TYPE_E4M3_PAIR", "-DGROUPED=0"].map(str::to_owned);
+        Self { name: "linear", text: include_str!("../kernels/linear.cu"), options: options.to_vec() }
+    }
+
+    /// Inputs in E4M3: of norms, of gates, and of any activation.
+    #[must_use]
+    pub fn quantise() -> Self {
+        Self { name: "quantise", text: include_str!("../kernels/quantise.cu"), options: Vec::new() }
+    }
+
+    /// The modules that a release brings along for an architecture: those of the types that models come in, for heads of
+    /// the usual sizes.
+    #[must_use]
+    pub fn released(architecture: Architecture) -> Vec<Self> {
         use ElementType::{BF16, E4M3, E5M2, F16, F32};
         let mut sources = vec![Self::rows()];
         for head_dim in [64, 80, 96, 128, 256] {
@@ -66,6 +81,9 @@ impl Source {
         }
         sources.extend([BF16, F16, F32, E4M3, E5M2].map(|weight| Self::linear(weight, BF16, false)));
         sources.extend([E4M3, E5M2].map(|weight| Self::linear(weight, BF16, true)));
+        if architecture.multiplies_float8() {
+            sources.extend([Self::quantise(), Self::linear_float8()]);
+        }
         sources
     }
 

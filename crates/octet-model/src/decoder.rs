@@ -168,6 +168,7 @@ impl<B: Backend> Decoder<B> {
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
         let Workspace { residual, normed, qkv, attended, .. } = workspace;
+        backend.prepare_input(normed, &layer.qkv);
         backend.rms_norm(RmsNorm {
             input: residual,
             add: None,
@@ -198,6 +199,8 @@ impl<B: Backend> Decoder<B> {
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
         let Workspace { residual, normed, gated, .. } = workspace;
+        backend.prepare_input(normed, &layer.gate_up);
+        backend.prepare_input(gated, &layer.down);
         backend.rms_norm(RmsNorm {
             input: residual,
             add: None,
@@ -218,7 +221,9 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<(), BackendError> {
         let Workspace { residual, gathered, gathered_normed, logits, .. } = workspace;
         let rows = selection.len();
+        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         backend.gather_rows(selection, residual, gathered)?;
+        backend.prepare_input(gathered_normed, head);
         let norm = RmsNorm {
             input: gathered,
             add: None,
@@ -226,7 +231,6 @@ impl<B: Backend> Decoder<B> {
             epsilon: self.norm_epsilon,
             output: gathered_normed,
         };
-        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         backend.logits(rows, norm, head, logits)
     }
 }

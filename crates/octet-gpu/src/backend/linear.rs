@@ -1,11 +1,12 @@
 //! Linears: checked and packed at load, multiplied by one of three kernels.
 
-use octet_backend::{BackendError, DataType, LinearPart, LinearSpec, LinearUse, WeightScale};
+use octet_backend::{BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale};
 use octet_float8::Float8Format;
 use std::sync::Arc;
 
 use crate::GpuError;
 use crate::architecture::Architecture;
+use crate::backend::float8::{LinearInput, code_stride};
 use crate::backend::pack;
 use crate::backend::parameters::{self, size};
 use crate::backend::tensor::{GpuTensor, PADDING};
@@ -27,6 +28,8 @@ pub struct GpuLinear {
     groups: usize,
     group_columns: usize,
     pub(super) usage: LinearUse,
+    /// Set if it is multiplied by inputs in FP8, quantised thus.
+    pub(super) input_scale: Option<InputScale>,
     kernels: Option<Arc<Pending<LinearKernels>>>,
 }
 
@@ -57,6 +60,8 @@ pub(super) struct LinearPlan {
     pub(super) scales: Vec<f32>,
     pub(super) groups: usize,
     pub(super) group_columns: usize,
+    /// Set if it is to be multiplied by inputs in FP8.
+    pub(super) input_scale: Option<InputScale>,
 }
 
 /// The device's element type for a kept type, with the factor on its scales.
@@ -112,7 +117,13 @@ impl LinearPlan {
             scales.clear();
         }
         let stride = columns.next_multiple_of(PADDING);
-        Ok(Self { rows, columns, stride, element_type, scales, groups, group_columns })
+        let input_scale = None;
+        Ok(Self { rows, columns, stride, element_type, scales, groups, group_columns, input_scale })
+    }
+
+    /// Makes it a product of FP8 by FP8.
+    pub(super) fn with_float8_inputs(self, scale: InputScale) -> Self {
+        Self { stride: code_stride(self.columns), input_scale: Some(scale), ..self }
     }
 
     /// Whether sums are scaled by blocks.
@@ -191,7 +202,7 @@ impl GpuLinear {
         let scales =
             (!plan.scales.is_empty()).then(|| floats("a weight's scales", &plan.scales)).transpose()?;
         let bias = spec.bias.as_ref().map(|bias| floats("a bias", bias)).transpose()?;
-        let LinearPlan { rows, columns, stride, element_type, groups, group_columns, .. } = plan;
+        let LinearPlan { rows, columns, stride, element_type, groups, group_columns, input_scale, .. } = plan;
         let usage = spec.usage;
         Ok(Self {
             weight,
@@ -204,6 +215,7 @@ impl GpuLinear {
             groups,
             group_columns,
             usage,
+            input_scale,
             kernels,
         })
     }
@@ -219,7 +231,7 @@ impl GpuLinear {
         &self,
         stream: &Stream,
         rows: usize,
-        input: &GpuTensor,
+        (input, input_type): (LinearInput, ElementType),
         (output, output_stride, output_type): (u64, usize, ElementType),
         accumulate: bool,
     ) -> Result<(), BackendError> {
@@ -227,24 +239,30 @@ impl GpuLinear {
             panic!("a weight loaded as {:?} cannot be multiplied by", self.usage);
         };
         let kernels = kernels.get()?;
+        // FP8 products count k in pairs of codes.
+        let (address, input_stride, k, input_scales) = match input {
+            LinearInput::Wide { address, stride } => (address, stride, self.stride, 0),
+            LinearInput::Float8(rows) => (rows.codes, rows.stride / 2, self.stride / 2, rows.scales),
+        };
         let parameters = parameters::Linear {
             weight: self.weight.address(),
             scales: self.scales.as_ref().map_or(0, DeviceBuffer::address),
             bias: self.bias.as_ref().map_or(0, DeviceBuffer::address),
-            input: input.address(),
+            input: address,
             output,
             rows: size(rows),
             features: size(self.rows),
-            k: size(self.stride),
-            input_stride: size(input.stride),
+            k: size(k),
+            input_stride: size(input_stride),
             output_stride: size(output_stride),
             output_type: output_type as u32,
             accumulate: u32::from(accumulate),
             groups: size(self.groups),
             group_columns: size(self.group_columns),
+            input_scales,
         };
         // Exact types take smaller tiles: see `linear.cu`.
-        let is_exact = self.element_type.terms() + input.data_type.terms() > 2;
+        let is_exact = self.element_type.terms() + input_type.terms() > 2;
         let (tile_features, tile_rows) = if is_exact { (64, 64) } else { (128, 128) };
         let (kernel, grid) = match rows {
             0..=16 => (&kernels.skinny, [self.rows.div_ceil(16), rows.div_ceil(16), 1]),

@@ -3,6 +3,7 @@
 mod attention;
 mod batch;
 mod floor;
+mod float8;
 mod linear;
 mod pack;
 mod parameters;
@@ -28,6 +29,7 @@ use crate::kernels::{Code, ElementType, Source};
 use crate::modules::{self, Pending};
 use attention::{AttentionKernels, CacheKernels, CachePlan};
 use batch::DeviceBatch;
+use float8::{Float8Kernels, LinearInput, code_stride};
 use linear::{LinearKernels, LinearPlan};
 use parameters::size;
 use step::{Bounds, Recordings};
@@ -63,6 +65,9 @@ pub struct GpuOptions {
     pub step_limit: Option<Duration>,
     /// Runs every step's operations one by one instead of replaying recorded ones.
     pub without_graphs: bool,
+    /// Whether inputs are quantised for linears whose checkpoint foresees it, on devices that multiply FP8 by FP8; by
+    /// default with activations of 16 bits, because those of 32 are for comparisons.
+    pub float8_inputs: Option<bool>,
     /// Over how many blocks attention splits a context, instead of what the device and the batch suggest.
     pub attention_splits: Option<usize>,
 }
@@ -104,6 +109,7 @@ pub struct GpuBackend {
     stream: Arc<Stream>,
     device: Device,
     activation: ElementType,
+    takes_float8_inputs: bool,
     forced_splits: Option<usize>,
     code: Code,
     rows: RowKernels,
@@ -122,6 +128,11 @@ pub struct GpuBackend {
     products: Option<DeviceBuffer>,
     /// What splits of attention leave.
     partial: Option<DeviceBuffer>,
+    /// Kernels for inputs in FP8, there as soon as a linear wants them.
+    float8: Option<Arc<Float8Kernels>>,
+    /// Codes and scales of inputs that arrived wide.
+    codes: Option<DeviceBuffer>,
+    code_scales: Option<DeviceBuffer>,
 }
 
 /// Bytes of pinned memory for loading.
@@ -154,6 +165,7 @@ impl GpuBackend {
             staging: HostBuffer::new(&device, STAGING_BYTES)?,
             stream,
             activation,
+            takes_float8_inputs: options.float8_inputs.unwrap_or(activation == ElementType::BF16),
             forced_splits: options.attention_splits,
             code,
             rows,
@@ -164,13 +176,19 @@ impl GpuBackend {
             step: 0,
             products: None,
             partial: None,
+            float8: None,
+            codes: None,
+            code_scales: None,
             device,
         })
     }
 
     /// Kernels for linears of these types, compiled once, while weights are loaded.
     fn linear_kernels(&mut self, plan: &LinearPlan) -> Result<Arc<Pending<LinearKernels>>, GpuError> {
-        let source = Source::linear(plan.element_type, self.activation, plan.is_grouped());
+        let source = match plan.input_scale {
+            Some(_) => Source::linear_float8(),
+            None => Source::linear(plan.element_type, self.activation, plan.is_grouped()),
+        };
         if let Some(kernels) = self.linears.get(&source) {
             return Ok(Arc::clone(kernels));
         }
@@ -178,6 +196,45 @@ impl GpuBackend {
         let kernels = Arc::new(kernels);
         self.linears.insert(source, Arc::clone(&kernels));
         Ok(kernels)
+    }
+
+    /// Kernels for inputs in FP8, compiled once.
+    fn float8_kernels(&mut self) -> Result<Arc<Float8Kernels>, GpuError> {
+        if let Some(kernels) = &self.float8 {
+            return Ok(Arc::clone(kernels));
+        }
+        let module = modules::load(&self.device, &self.code, &Source::quantise())?;
+        let kernels = Arc::new(Float8Kernels::of(&module)?);
+        self.float8 = Some(Arc::clone(&kernels));
+        Ok(kernels)
+    }
+
+    /// The input as this weight wants it: quantised if it is not yet.
+    fn input_of(
+        &mut self,
+        rows: usize,
+        weight: &GpuLinear,
+        input: &GpuTensor,
+    ) -> Result<LinearInput, BackendError> {
+        let found = input.as_input();
+        match (weight.input_scale, found) {
+            (None, LinearInput::Wide { .. }) | (Some(_), LinearInput::Float8(_)) => Ok(found),
+            (None, LinearInput::Float8(_)) => {
+                panic!("a tensor that was prepared for a linear of FP8 inputs is read by one of wide inputs")
+            }
+            (Some(scale), LinearInput::Wide { .. }) => {
+                let kernels = self.float8_kernels()?;
+                let stride = code_stride(input.columns);
+                // Room for the largest step at once, so that it is made once.
+                let most_rows = self.workspace_rows;
+                let codes = self.scratch(|backend| &mut backend.codes, most_rows * stride)?;
+                let scales =
+                    self.scratch(|backend| &mut backend.code_scales, most_rows * size_of::<f32>())?;
+                let target = float8::target(codes, scales, input.columns, scale);
+                kernels.quantise(&self.stream, rows, input, target)?;
+                Ok(LinearInput::Float8(float8::Float8Rows { codes, stride, scales }))
+            }
+        }
     }
 
     /// Scratch memory of at least so many bytes. It grows outside of recordings only, which it voids.
@@ -205,13 +262,29 @@ impl GpuBackend {
         Ok(address)
     }
 
-    fn normalise(&self, rows: usize, operands: &RmsNorm<'_, Self>) -> Result<(), BackendError> {
+    fn normalise(&self, rows: usize, operands: &mut RmsNorm<'_, Self>) -> Result<(), BackendError> {
         let RmsNorm { input, add, weight, epsilon, output } = operands;
         let columns = weight.columns;
         input.check("the norm's input", rows, columns);
         output.check("the norm's output", rows, columns);
         if let Some(add) = add {
             add.check("what the norm adds", rows, columns);
+        }
+        if let (Some(target), Some(kernels)) = (output.begin_write(), &self.float8) {
+            let parameters = parameters::NormFloat8 {
+                input: input.address(),
+                add: add.map_or(0, GpuTensor::address),
+                weight: weight.buffer.address(),
+                target,
+                input_type: input.data_type as u32,
+                add_type: add.map_or(0, |add| add.data_type as u32),
+                stride: size(input.stride),
+                inverse_columns: 1.0 / columns as f32,
+                epsilon: *epsilon,
+            };
+            // SAFETY: as below; codes of a row are no longer than its elements of 16 bits.
+            unsafe { kernels.rms_norm.launch(&self.stream, [rows, 1, 1], &parameters)? };
+            return Ok(());
         }
         let parameters = parameters::Norm {
             input: input.address(),
@@ -231,7 +304,7 @@ impl GpuBackend {
     }
 
     fn multiply(
-        &self,
+        &mut self,
         rows: usize,
         weight: &GpuLinear,
         input: &GpuTensor,
@@ -243,7 +316,8 @@ impl GpuBackend {
         assert!(input.data_type == self.activation, "a linear's input is an activation");
         output.host_step = None;
         let target = (output.address(), output.stride, output.data_type);
-        weight.multiply(&self.stream, rows, input, target, accumulate)
+        let input = self.input_of(rows, weight, input)?;
+        weight.multiply(&self.stream, rows, (input, self.activation), target, accumulate)
     }
 
     /// Waits for the step's logits and copies them to the host.
@@ -324,7 +398,14 @@ impl Backend for GpuBackend {
 
     fn load_linear(&mut self, spec: LinearSpec, parts: &[LinearPart<'_>]) -> Result<GpuLinear, BackendError> {
         self.device.bind()?;
-        let plan = LinearPlan::new(self.device.architecture(), &spec, parts)?;
+        let architecture = self.device.architecture();
+        let mut plan = LinearPlan::new(architecture, &spec, parts)?;
+        if self.takes_float8_inputs
+            && let Some(scale) = float8::input_scale(architecture, &spec, parts)
+        {
+            plan = plan.with_float8_inputs(scale);
+            self.float8_kernels()?;
+        }
         let kernels = match spec.usage {
             LinearUse::Embed => None,
             LinearUse::Multiply | LinearUse::Gated | LinearUse::EmbedAndMultiply => {
@@ -411,6 +492,10 @@ impl Backend for GpuBackend {
         Ok(())
     }
 
+    fn prepare_input(&mut self, tensor: &mut GpuTensor, reader: &GpuLinear) {
+        tensor.wanted = reader.input_scale;
+    }
+
     fn run_step(
         &mut self,
         key: StepKey,
@@ -436,8 +521,8 @@ impl Backend for GpuBackend {
         Ok(())
     }
 
-    fn rms_norm(&mut self, operands: RmsNorm<'_, Self>) -> Result<(), BackendError> {
-        self.normalise(self.batch.facts.rows, &operands)
+    fn rms_norm(&mut self, mut operands: RmsNorm<'_, Self>) -> Result<(), BackendError> {
+        self.normalise(self.batch.facts.rows, &mut operands)
     }
 
     fn linear(
@@ -466,7 +551,25 @@ impl Backend for GpuBackend {
         // Room for the largest step at once, so that it is made once.
         let bytes = self.workspace_rows * stride * self.activation.bytes();
         let products = self.scratch(|backend| &mut backend.products, bytes)?;
+        let input = (self.input_of(rows, weight, input)?, self.activation);
         weight.multiply(&self.stream, rows, input, (products, stride, self.activation), false)?;
+        let activation = match activation {
+            Activation::Silu => 0,
+            Activation::GeluTanh => 1,
+        };
+        if let (Some(target), Some(kernels)) = (output.begin_write(), &self.float8) {
+            let parameters = parameters::GateFloat8 {
+                products,
+                target,
+                data_type: self.activation as u32,
+                features: size(features),
+                stride: size(stride),
+                activation,
+            };
+            // SAFETY: as below; codes of a row are no longer than its elements of 16 bits.
+            unsafe { kernels.gate.launch(&self.stream, [rows, 1, 1], &parameters)? };
+            return Ok(());
+        }
         let parameters = parameters::Gate {
             products,
             output: output.address(),
@@ -475,13 +578,10 @@ impl Backend for GpuBackend {
             features: size(features),
             products_stride: size(stride),
             output_stride: size(output.stride),
-            activation: match activation {
-                Activation::Silu => 0,
-                Activation::GeluTanh => 1,
-            },
+            activation,
         };
         // SAFETY: the parameters are the kernel's, and shapes were checked.
-        unsafe { self.rows.gate.launch(&self.stream, [features.div_ceil(256), rows, 1], &parameters)? };
+        unsafe { self.rows.gate.launch(&self.stream, [output.stride.div_ceil(256), rows, 1], &parameters)? };
         Ok(())
     }
 
@@ -534,11 +634,11 @@ impl Backend for GpuBackend {
     fn logits(
         &mut self,
         rows: usize,
-        norm: RmsNorm<'_, Self>,
+        mut norm: RmsNorm<'_, Self>,
         head: &GpuLinear,
         logits: &mut GpuTensor,
     ) -> Result<(), BackendError> {
-        self.normalise(rows, &norm)?;
+        self.normalise(rows, &mut norm)?;
         self.multiply(rows, head, norm.output, logits, false)
     }
 
