@@ -13,6 +13,7 @@ use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel,
 
 use crate::cli::{Device, EngineArgs};
 use crate::report;
+use crate::selftest::startup::{self, InUse, Passed};
 use crate::settings::{self, Source};
 use crate::tuning::{GemmPlan, TunedRunner};
 
@@ -145,11 +146,12 @@ fn load_here<B: Backend>(
     let options = settings::load_options(arguments);
     let loaded = LoadedModel::load_resolved(backend, model, &options, &mut |progress| bar.show(progress));
     drop(bar);
-    let loaded = loaded.with_context(|| format!("{} cannot be loaded", source.name))?;
+    let mut loaded = loaded.with_context(|| format!("{} cannot be loaded", source.name))?;
     for warning in loaded.warnings() {
         report::line(format_args!("warning: {warning}"));
     }
     report::model(&source.name, &loaded, begun.elapsed());
+    report::line(test_device(&mut loaded)?);
     let longest = match loaded.max_model_len() {
         octet_model::MaxModelLen::Tokens(tokens) => tokens,
         octet_model::MaxModelLen::Model | octet_model::MaxModelLen::Auto => {
@@ -170,6 +172,15 @@ fn load_here<B: Backend>(
     };
     let runner = loaded.into_runner(plan.limits())?;
     Ok(Ready { runner, engine, plan, config, step_weight_bytes, precision })
+}
+
+/// Sends known values through the model's operations. On a thread of its own: a device may bind the thread that calls it.
+fn test_device<B: Backend>(loaded: &mut LoadedModel<B>) -> Result<Passed> {
+    let used = InUse::of(loaded);
+    let device = loaded.backend_mut();
+    thread::scope(|scope| {
+        scope.spawn(|| startup::check(device, &used)).join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 /// A progress bar on terminals; silent elsewhere.

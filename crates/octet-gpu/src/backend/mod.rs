@@ -2,8 +2,8 @@
 
 mod attention;
 mod batch;
-mod floor;
 mod float8;
+mod floor;
 mod linear;
 mod pack;
 mod parameters;

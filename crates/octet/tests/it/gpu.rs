@@ -74,6 +74,7 @@ fn the_selftest_passes_on_a_simulated_gpu_and_is_a_table() {
         assert!(ended.stdout.contains(line), "{}", ended.stdout);
     }
     assert!(!ended.stdout.contains("WRONG"));
+    assert!(ended.stdout.contains("simulated: its times mean nothing"), "{}", ended.stdout);
 }
 
 #[test]
