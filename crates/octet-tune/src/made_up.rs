@@ -150,9 +150,12 @@ impl<B: TunableBackend> GemmDevice for MadeUpWeights<B> {
             }
         };
         let rows = problem.bucket.tokens();
-        let mut tensor =
-            |columns| self.backend.allocate(TensorSpec { role: TensorRole::Activation, rows, columns });
-        let (mut input, output) = (tensor(problem.columns)?, tensor(problem.output_columns())?);
+        let mut tensor = |role, columns| self.backend.allocate(TensorSpec { role, rows, columns });
+        // What is wider than activations is a residual or logits, which have one element type.
+        let role =
+            if problem.output == problem.activation { TensorRole::Activation } else { TensorRole::Residual };
+        let mut input = tensor(TensorRole::Activation, problem.columns)?;
+        let output = tensor(role, problem.output_columns())?;
         self.backend.write_tensor(&mut input, &inputs(rows * problem.columns))?;
         self.operands = Some(Operands { problem: *problem, weights, input, output });
         Ok(())
