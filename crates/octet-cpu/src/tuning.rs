@@ -79,7 +79,8 @@ impl CpuBackend {
         match all.into_iter().find(|(known, _)| known == name) {
             Some((_, schedule)) => Ok(Some(schedule)),
             None => {
-                Err(BackendError::Limit { what: "the solution's number in its table", value: 1, limit: 0 })
+                let (solution, reason) = (name.to_owned(), "the table has no such entry for it".to_owned());
+                Err(BackendError::Solution { solution, reason })
             }
         }
     }

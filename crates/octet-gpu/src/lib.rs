@@ -19,6 +19,7 @@
 
 mod architecture;
 mod backend;
+mod blas;
 mod cache;
 mod driver;
 mod error;
@@ -30,6 +31,7 @@ pub use architecture::Architecture;
 pub use backend::{
     ActivationType, GpuBackend, GpuKvCache, GpuLinear, GpuOptions, GpuRope, GpuTensor, GpuVector,
 };
+pub use blas::BlasOptions;
 pub use driver::{Device, DeviceReport, Kind, Runtime};
 pub use error::GpuError;
 pub use kernels::{Compiled, ElementType, OfflineCompiler, Source};

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use crate::GpuError;
 use crate::architecture::Architecture;
+use crate::backend::gemm::{Families, Kernel, ProductRun};
 use crate::backend::pack;
 use crate::backend::parameters::{self, size};
 use crate::backend::tensor::{GpuTensor, PADDING};
+use crate::blas::Operands;
 use crate::driver::{DeviceBuffer, Function, HostBuffer, Module, Stream};
 use crate::kernels::ElementType;
 
@@ -26,6 +28,8 @@ pub struct GpuLinear {
     groups: usize,
     group_columns: usize,
     pub(super) usage: LinearUse,
+    /// Which products it is part of; none if it is only looked up.
+    pub(super) families: Option<Families>,
     kernels: Option<Arc<LinearKernels>>,
 }
 
@@ -156,7 +160,7 @@ impl GpuLinear {
         staging: &mut HostBuffer,
         spec: &LinearSpec,
         parts: &[LinearPart<'_>],
-        (plan, kernels): (LinearPlan, Option<Arc<LinearKernels>>),
+        (plan, kernels, families): (LinearPlan, Option<Arc<LinearKernels>>, Option<Families>),
     ) -> Result<Self, BackendError> {
         let full = BackendError::OutOfMemory { what: "a weight", requested_bytes: usize::MAX };
         let row_bytes = plan.stride * plan.element_type.bytes();
@@ -203,6 +207,7 @@ impl GpuLinear {
             groups,
             group_columns,
             usage,
+            families,
             kernels,
         })
     }
@@ -213,15 +218,28 @@ impl GpuLinear {
         self.weight.bytes() + optional(&self.scales) + optional(&self.bias)
     }
 
-    /// `output [rows, features]`, its stride and its type.
+    /// Its operands for a BLAS library.
+    pub(super) fn blas_operands(&self, run: &ProductRun<'_>) -> Operands {
+        let address = |buffer: &Option<DeviceBuffer>| buffer.as_ref().map_or(0, DeviceBuffer::address);
+        Operands {
+            weight: self.weight.address(),
+            input: run.input.address(),
+            output: run.target.0,
+            bias: address(&self.bias),
+            weight_scales: address(&self.scales),
+            input_scales: 0,
+            accumulate: run.accumulate,
+        }
+    }
+
+    /// Multiplies by a kernel of ours.
     pub(super) fn multiply(
         &self,
         stream: &Stream,
-        rows: usize,
-        input: &GpuTensor,
-        (output, output_stride, output_type): (u64, usize, ElementType),
-        accumulate: bool,
+        kernel: Kernel,
+        run: &ProductRun<'_>,
     ) -> Result<(), BackendError> {
+        let &ProductRun { rows, input, target: (output, output_stride, output_type), accumulate, .. } = run;
         let Some(kernels) = &self.kernels else {
             panic!("a weight loaded as {:?} cannot be multiplied by", self.usage);
         };
@@ -244,13 +262,14 @@ impl GpuLinear {
         // Exact types take smaller tiles: see `linear.cu`.
         let is_exact = self.element_type.terms() + input.data_type.terms() > 2;
         let (tile_features, tile_rows) = if is_exact { (64, 64) } else { (128, 128) };
-        let (kernel, grid) = match rows {
-            0..=16 => (&kernels.skinny, [self.rows.div_ceil(16), rows.div_ceil(16), 1]),
-            17..=64 => (&kernels.tile_32, [self.rows.div_ceil(tile_features), rows.div_ceil(32), 1]),
-            _ => (&kernels.tile_large, [self.rows.div_ceil(tile_features), rows.div_ceil(tile_rows), 1]),
+        let (function, block_features, block_rows) = match kernel {
+            Kernel::Skinny => (&kernels.skinny, 16, 16),
+            Kernel::Tile32 => (&kernels.tile_32, tile_features, 32),
+            Kernel::TileLarge => (&kernels.tile_large, tile_features, tile_rows),
         };
+        let grid = [self.rows.div_ceil(block_features), rows.div_ceil(block_rows), 1];
         // SAFETY: the parameters are the kernel's; the operands live as long as the backend's stream is used.
-        unsafe { kernel.launch(stream, grid, &parameters)? };
+        unsafe { function.launch(stream, grid, &parameters)? };
         Ok(())
     }
 

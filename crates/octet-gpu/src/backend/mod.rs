@@ -2,11 +2,13 @@
 
 mod attention;
 mod batch;
+mod gemm;
 mod linear;
 mod pack;
 mod parameters;
 mod step;
 mod tensor;
+mod tuning;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,12 +21,13 @@ use octet_backend::{
 };
 use octet_float8::Float8Format;
 
-use crate::GpuError;
 use crate::cache::CodeCache;
 use crate::driver::{Device, DeviceBuffer, Function, HostBuffer, Module, Stream};
 use crate::kernels::{self, Code, ElementType, Source};
+use crate::{BlasOptions, GpuError};
 use attention::{CacheKernels, CachePlan};
 use batch::DeviceBatch;
+use gemm::{Gemms, ProductRun};
 use linear::{LinearKernels, LinearPlan};
 use parameters::size;
 use step::{Bounds, Recordings};
@@ -55,6 +58,8 @@ pub struct GpuOptions {
     pub kernel_sources: Option<PathBuf>,
     /// Runs every step's operations one by one instead of replaying recorded ones.
     pub without_graphs: bool,
+    /// The library that computes products of many rows, if there is one.
+    pub blas: BlasOptions,
     /// Over how many blocks attention splits a context, instead of what the device and the batch suggest.
     pub attention_splits: Option<usize>,
 }
@@ -100,6 +105,7 @@ pub struct GpuBackend {
     code: Code,
     rows: RowKernels,
     linears: HashMap<Source, Arc<LinearKernels>>,
+    gemms: Gemms,
     batch: DeviceBatch,
     /// Rows of the largest workspace tensor: what a batch may have.
     workspace_rows: usize,
@@ -148,6 +154,7 @@ impl GpuBackend {
             code,
             rows,
             linears: HashMap::new(),
+            gemms: Gemms::new(&device, &options.blas),
             workspace_rows: 0,
             kv_heads: 1,
             splits: 1,
@@ -221,7 +228,7 @@ impl GpuBackend {
     }
 
     fn multiply(
-        &self,
+        &mut self,
         rows: usize,
         weight: &GpuLinear,
         input: &GpuTensor,
@@ -233,7 +240,7 @@ impl GpuBackend {
         assert!(input.data_type == self.activation, "a linear's input is an activation");
         output.host_step = None;
         let target = (output.address(), output.stride, output.data_type);
-        weight.multiply(&self.stream, rows, input, target, accumulate)
+        self.product(&ProductRun { weight, rows, input, target, accumulate })
     }
 
     /// Waits for the step's logits and copies them to the host.
@@ -321,7 +328,11 @@ impl Backend for GpuBackend {
                 Some(self.linear_kernels(&plan)?)
             }
         };
-        GpuLinear::load(&self.stream, &mut self.staging, &spec, parts, (plan, kernels))
+        let families = match kernels {
+            Some(_) => Some(self.families(&spec, parts)?),
+            None => None,
+        };
+        GpuLinear::load(&self.stream, &mut self.staging, &spec, parts, (plan, kernels, families))
     }
 
     fn linear_bytes(&self, linear: &GpuLinear) -> usize {
@@ -452,7 +463,8 @@ impl Backend for GpuBackend {
         // Room for the largest step at once, so that it is made once.
         let bytes = self.workspace_rows * stride * self.activation.bytes();
         let products = self.scratch(|backend| &mut backend.products, bytes)?;
-        weight.multiply(&self.stream, rows, input, (products, stride, self.activation), false)?;
+        let target = (products, stride, self.activation);
+        self.product(&ProductRun { weight, rows, input, target, accumulate: false })?;
         let parameters = parameters::Gate {
             products,
             output: output.address(),

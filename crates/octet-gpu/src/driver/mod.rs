@@ -10,7 +10,8 @@ mod module;
 mod stream;
 
 pub use api::Kind;
-pub(crate) use api::LoadedCompiler;
+pub(crate) use api::{Handle, LoadedCompiler, table};
+pub(crate) use device::Pointer;
 pub use device::{Device, DeviceReport, Runtime};
 pub(crate) use memory::{DeviceBuffer, HostBuffer};
 pub(crate) use module::{Function, Module};

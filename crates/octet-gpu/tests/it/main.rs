@@ -1,6 +1,7 @@
 //! The kernels as the real compilers see them, and the backend on simulated devices.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod blas;
 mod cache;
 mod conformance;
 mod decoder;
