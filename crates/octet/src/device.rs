@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use octet_backend::Backend as _;
 use octet_cpu::CpuBackend;
-use octet_gpu::{GpuBackend, GpuOptions, Kind, Runtime};
+use octet_gpu::{BlasOptions, GpuBackend, GpuOptions, Kind, Runtime};
+use octet_tune::LibraryChoice;
 
 use crate::cli::Device;
 use crate::{report, settings};
@@ -90,8 +91,13 @@ fn first(runtime: &Runtime) -> Result<octet_gpu::Device> {
 ///
 /// # Errors
 /// Of the driver or the compiler.
-pub(crate) fn gpu_backend(device: octet_gpu::Device) -> Result<GpuBackend> {
-    let options = GpuOptions { kernel_cache: kernel_cache(), ..GpuOptions::default() };
+pub(crate) fn gpu_backend(device: octet_gpu::Device, library: &LibraryChoice) -> Result<GpuBackend> {
+    let blas = BlasOptions {
+        is_off: library.is_enabled == Some(false),
+        library: None,
+        workspace_bytes: library.workspace_bytes,
+    };
+    let options = GpuOptions { kernel_cache: kernel_cache(), blas, ..GpuOptions::default() };
     GpuBackend::new(device, &options).context("the GPU cannot be used")
 }
 
@@ -113,7 +119,13 @@ pub(crate) fn list() -> Result<()> {
     for report in octet_gpu::survey(hip_library().as_deref()) {
         let name = report.kind.name();
         match report.runtime {
-            Ok(runtime) => text.push_str(&format!("{name}: {runtime}\n")),
+            Ok(runtime) => {
+                text.push_str(&format!("{name}: {runtime}\n"));
+                match report.blas {
+                    Ok(blas) => text.push_str(&format!("  {blas}\n")),
+                    Err(error) => text.push_str(&format!("  {error}\n  Octet's own kernels do all\n")),
+                }
+            }
             Err(error) => text.push_str(&format!("{name}: not usable: {error}\n")),
         }
         match report.devices {

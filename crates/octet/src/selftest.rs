@@ -13,6 +13,7 @@ use octet_backend::{
 use octet_cpu::CpuBackend;
 use octet_float8::Float8Format;
 use octet_reference::ReferenceBackend;
+use octet_tune::LibraryChoice;
 
 use crate::cli::Device;
 use crate::device::{self, Chosen};
@@ -58,7 +59,7 @@ enum Case {
 pub(crate) fn run(wanted: Device) -> Result<()> {
     match device::choose(wanted)? {
         Chosen::Cpu => test(&mut CpuBackend::new(&settings::cpu_with_threads(None)?)?),
-        Chosen::Gpu(device) => test(&mut device::gpu_backend(device)?),
+        Chosen::Gpu(device) => test(&mut device::gpu_backend(device, &LibraryChoice::default())?),
     }
 }
 

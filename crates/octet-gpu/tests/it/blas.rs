@@ -177,7 +177,7 @@ fn without_a_library_our_own_kernels_do_all() {
     let off = BlasOptions { is_off: true, ..BlasOptions::default() };
     for blas in [missing, off] {
         let mut bench = Bench::new(&options(blas), LinearUse::Multiply, TensorRole::Residual, false);
-        assert_eq!(bench.solutions(ROWS), ["Default", "Octet_Skinny"]);
+        assert_eq!(bench.solutions(ROWS), ["Default", "Octet_Skinny", "Octet_Tile_Large"]);
         assert_eq!(bench.solutions(100), ["Default", "Octet_Tile_32"]);
         let ours = bench.by("Octet_Tile_32");
         assert!(bench.step(None) == ours);

@@ -8,3 +8,4 @@ mod decoder;
 mod faults;
 mod gates;
 mod simulator;
+mod tuning;

@@ -141,7 +141,7 @@ fn floor(arguments: &LatencyArgs) -> Result<Floor> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of parameters and bytes are far below 2^53")]
-fn work_per_step(ready: &Ready) -> WorkPerStep {
+fn work_per_step<R>(ready: &Ready<R>) -> WorkPerStep {
     let ModelConfig { layers, hidden, intermediate, vocabulary, .. } = ready.config;
     let attention = hidden * (ready.config.qkv_columns() + ready.config.attention_columns());
     WorkPerStep {
