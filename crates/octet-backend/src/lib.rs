@@ -45,4 +45,4 @@ pub use gemm::{
     Validator,
 };
 pub use kv_cache::{KvCacheSpec, KvScale};
-pub use linear::{LinearPart, LinearSpec, LinearUse, WeightScale, WeightView};
+pub use linear::{InputScale, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView};

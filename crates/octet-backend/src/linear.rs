@@ -83,6 +83,17 @@ pub struct LinearSpec {
     pub usage: LinearUse,
     /// Bias, one for each output row.
     pub bias: Option<Vec<f32>>,
-    /// Static activation scale from the checkpoint; ignored by devices that multiply 16-bit activations.
-    pub input_scale: Option<f32>,
+    /// How the checkpoint wants the input quantised, on devices that multiply FP8 by FP8; others, and weights whose
+    /// scales are blocks, widen the weight instead. None: the input stays wide everywhere.
+    pub input_scale: Option<InputScale>,
+}
+
+/// The scale of an input in FP8: `input ≈ code * scale`, codes E4M3 (or FNUZ, which holds the same values under half of
+/// their codes' values and twice the scale), values beyond the largest clamped to it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum InputScale {
+    /// Found at run time for each row: `max(largest magnitude / 448, 1 / (448 * 512))`, as vLLM does.
+    Dynamic,
+    /// One for all rows, from the checkpoint.
+    Static(f32),
 }

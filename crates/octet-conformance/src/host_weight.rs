@@ -1,7 +1,9 @@
 //! Weights as a checkpoint would hold them.
 
 use half::{bf16, f16};
-use octet_backend::{Backend, DataType, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView};
+use octet_backend::{
+    Backend, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView,
+};
 use octet_float8::Float8Format;
 
 use crate::random::Random;
@@ -203,13 +205,22 @@ impl HostLinear {
         &self,
         backend: &mut B,
     ) -> Result<B::Linear, octet_backend::BackendError> {
+        self.try_load_with(backend, None)
+    }
+
+    /// Loads it to be multiplied by inputs in FP8, where the device does that.
+    pub(crate) fn load_with<B: Backend>(&self, backend: &mut B, input_scale: InputScale) -> B::Linear {
+        self.try_load_with(backend, Some(input_scale)).expect("a linear of FP8")
+    }
+
+    fn try_load_with<B: Backend>(
+        &self,
+        backend: &mut B,
+        input_scale: Option<InputScale>,
+    ) -> Result<B::Linear, octet_backend::BackendError> {
         let parts: Vec<LinearPart<'_>> = self.parts.iter().map(HostWeight::part).collect();
-        let spec = LinearSpec {
-            data_type: self.target,
-            usage: self.usage,
-            bias: self.bias.clone(),
-            input_scale: None,
-        };
+        let spec =
+            LinearSpec { data_type: self.target, usage: self.usage, bias: self.bias.clone(), input_scale };
         backend.load_linear(spec, &parts)
     }
 }

@@ -128,6 +128,16 @@ DEVICE float exponential(float x) {
     return magnitude(high) > 126.0f ? power : multiply_add(power, low * LN_2, power);
 }
 
+#define SILU 0
+#define GELU_TANH 1
+
+// x * sigmoid(z): SiLU with z = x, and GELU by tanh, because (1 + tanh u) / 2 = sigmoid(2 u).
+DEVICE float activate(float x, u32 activation) {
+    float z = x;
+    if (activation == GELU_TANH) z = 1.59576912f * multiply_add(0.044715f * x * x, x, x);
+    return x * reciprocal(1.0f + exponential(-z));
+}
+
 // Sine and cosine of angles up to about 2^18, to about 2^-24 absolutely. pi/2 is taken away in three pieces (Cody and
 // Waite); the first subtraction is exact because of the fused multiplication. Polynomials of Cephes.
 DEVICE void sine_cosine(float angle, float& sine, float& cosine) {
@@ -155,6 +165,8 @@ DEVICE void sine_cosine(float angle, float& sine, float& cosine) {
 #define TYPE_BF16 2
 #define TYPE_E4M3 3
 #define TYPE_E5M2 4
+// Two neighbouring E4M3 as one element of 16 bits: operands of FP8 products, which are arranged as those of bf16.
+#define TYPE_E4M3_PAIR 5
 
 // gfx94x reads the same byte as half the value of OCP's formats; the host halves or doubles scales accordingly.
 #if defined(GFX) && GFX == 0x942
@@ -169,7 +181,7 @@ DEVICE void sine_cosine(float angle, float& sine, float& cosine) {
 #define CONVERTS_FP8 0
 #endif
 
-constexpr u32 type_bytes(u32 type) { return type == TYPE_F32 ? 4 : type >= TYPE_E4M3 ? 1 : 2; }
+constexpr u32 type_bytes(u32 type) { return type == TYPE_F32 ? 4 : type == TYPE_E4M3 || type == TYPE_E5M2 ? 1 : 2; }
 
 DEVICE float bf16_to_float(u16 code) { return bits_of<float>((u32)code << 16); }
 
@@ -256,6 +268,17 @@ DEVICE float block_sum(float value, float* scratch) {
 #pragma unroll
     for (u32 wave = 0; wave < WAVES; wave++) sum += scratch[wave];
     return sum;
+}
+
+// The largest over the block, in every thread. NaN counts for nothing. `scratch` as above.
+DEVICE float block_largest(float value, float* scratch) {
+#pragma unroll
+    for (u32 mask = WAVE / 2; mask > 0; mask /= 2) value = larger(value, bits_of<float>(shuffle_xor(bits_of<u32>(value), mask)));
+    if (lane_index() == 0) scratch[wave_index()] = value;
+    block_sync();
+#pragma unroll
+    for (u32 wave = 0; wave < WAVES; wave++) value = larger(value, scratch[wave]);
+    return value;
 }
 
 // The batch as the host lays it out once a step.

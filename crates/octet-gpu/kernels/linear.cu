@@ -4,6 +4,9 @@
 // registers: FP8 exactly by one term, f16 by two, f32 by three. Rows of weights and inputs are padded with zeros to a
 // multiple of 64 elements, so that no load along k needs a bound; rows beyond the last are clamped to it and not stored.
 //
+// Both TYPE_E4M3_PAIR: FP8 times FP8. Two neighbouring codes are one element of 16 bits, so that k, strides and tiles are
+// counted in pairs and nothing but the instruction differs; the scales of the input's rows come at the end.
+//
 // Scales are [features, groups], a group of `group_columns` columns of k, a multiple of 32: one group is a scale a
 // channel, more are blocks. Sums of a group are scaled when it ends.
 
@@ -17,6 +20,7 @@ struct LinearParams {
     u32 input_stride, output_stride, output_type;
     u32 accumulate;
     u32 groups, group_columns;
+    const float* input_scales; // [rows] of inputs in FP8, or null
 };
 
 #define WEIGHT_TERMS terms_of(WEIGHT_TYPE)
@@ -24,6 +28,9 @@ struct LinearParams {
 
 // The sum of products of terms, the smallest first, without those below the last place of the result.
 DEVICE void multiply_terms(Acc& acc, const Operand weight[WEIGHT_TERMS], const Operand input[INPUT_TERMS]) {
+#if INPUT_TYPE == TYPE_E4M3_PAIR
+    multiply_pairs(acc, weight[0], input[0]);
+#else
     constexpr int last = (int)(WEIGHT_TERMS > INPUT_TERMS ? WEIGHT_TERMS : INPUT_TERMS) - 1;
 #pragma unroll
     for (int order = last; order >= 0; order--) {
@@ -32,6 +39,7 @@ DEVICE void multiply_terms(Acc& acc, const Operand weight[WEIGHT_TERMS], const O
             if (term < (int)WEIGHT_TERMS && order - term < (int)INPUT_TERMS) multiply(acc, weight[term], input[order - term]);
         }
     }
+#endif
 }
 
 DEVICE void add_scaled(Acc& total, Acc& part, const LinearParams& p, u32 first_feature, u32 group) {
@@ -45,6 +53,7 @@ DEVICE void add_scaled(Acc& total, Acc& part, const LinearParams& p, u32 first_f
 
 DEVICE void store_output(const LinearParams& p, u32 row, u32 feature, float value) {
     if (row >= p.rows || feature >= p.features) return;
+    if (p.input_scales) value *= p.input_scales[row];
     if (!GROUPED && p.scales) value *= p.scales[feature];
     if (p.bias) value += p.bias[feature];
     u64 index = (u64)row * p.output_stride + feature;

@@ -66,6 +66,7 @@ DEVICE Acc zero_acc() {
 typedef short Short4 __attribute__((ext_vector_type(4)));
 typedef short Short8 __attribute__((ext_vector_type(8)));
 typedef short Short16 __attribute__((ext_vector_type(16)));
+typedef int Int2 __attribute__((ext_vector_type(2)));
 typedef float Float2 __attribute__((ext_vector_type(2)));
 typedef float Float4 __attribute__((ext_vector_type(4)));
 typedef float Float8 __attribute__((ext_vector_type(8)));
@@ -109,6 +110,42 @@ DEVICE void multiply(Acc& acc, const Operand& a, const Operand& b) {
     }
 #endif
 }
+
+// The same for operands of E4M3, two for each bf16: acc [16 x 16] += a [16 x 64] . b [16 x 64] transposed. Both
+// operands are arranged alike, so that pieces may be cut into the instruction's shares of k in any order.
+#if (defined(SM) && SM >= 89) || (defined(GFX) && (GFX == 0x942 || GFX == 0x950 || GFX == 0x1200 || GFX == 0x1201))
+#define MULTIPLIES_FP8 1
+DEVICE void multiply_pairs(Acc& acc, const Operand& a, const Operand& b) {
+#if defined(SM)
+#pragma unroll
+    for (u32 k = 0; k < 2; k++) {
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            float* c = acc.value + 4 * half;
+            asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                         : "r"(a.piece[0].pair[2 * k]), "r"(a.piece[1].pair[2 * k]), "r"(a.piece[0].pair[2 * k + 1]),
+                           "r"(a.piece[1].pair[2 * k + 1]), "r"(b.piece[half].pair[2 * k]), "r"(b.piece[half].pair[2 * k + 1]));
+        }
+    }
+#else
+    struct Halves { u32 pair[2]; };
+#pragma unroll
+    for (u32 i = 0; i < PIECES; i++) {
+#pragma unroll
+        for (u32 k = 0; k < 2; k++) {
+            Halves left = {{a.piece[i].pair[2 * k], a.piece[i].pair[2 * k + 1]}}, right = {{b.piece[i].pair[2 * k], b.piece[i].pair[2 * k + 1]}};
+#if GFX == 0x1200 || GFX == 0x1201
+            Float8 sum = __builtin_amdgcn_wmma_f32_16x16x16_fp8_fp8_w32_gfx12(bits_of<Int2>(left), bits_of<Int2>(right), bits_of<Float8>(acc));
+#else
+            Float4 sum = __builtin_amdgcn_mfma_f32_16x16x32_fp8_fp8(bits_of<long>(left), bits_of<long>(right), bits_of<Float4>(acc), 0, 0, 0);
+#endif
+            acc = bits_of<Acc>(sum);
+        }
+    }
+#endif
+}
+#endif
 
 // ---- Eight elements of any type as pieces of bf16.
 
@@ -159,7 +196,7 @@ template <u32 TYPE> DEVICE void raw_pair(const Raw<TYPE>& raw, u32 pair, float& 
 template <u32 TYPE> DEVICE void split(const Raw<TYPE>& raw, Piece terms[terms_of(TYPE)]) {
 #pragma unroll
     for (u32 pair = 0; pair < 4; pair++) {
-        if constexpr (TYPE == TYPE_BF16) {
+        if constexpr (TYPE == TYPE_BF16 || TYPE == TYPE_E4M3_PAIR) {
             terms[0].pair[pair] = raw.word[pair];
         } else {
             float low, high;

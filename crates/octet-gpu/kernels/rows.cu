@@ -39,16 +39,6 @@ KERNEL(rms_norm, THREADS, NormParams) {
     }
 }
 
-#define SILU 0
-#define GELU_TANH 1
-
-// x * sigmoid(z): SiLU with z = x, and GELU by tanh, because (1 + tanh u) / 2 = sigmoid(2 u).
-DEVICE float activate(float x, u32 activation) {
-    float z = x;
-    if (activation == GELU_TANH) z = 1.59576912f * multiply_add(0.044715f * x * x, x, x);
-    return x * reciprocal(1.0f + exponential(-z));
-}
-
 struct GateParams {
     const void* products; // [rows, gate then up]
     void* output;
@@ -57,11 +47,16 @@ struct GateParams {
     u32 activation;
 };
 
-// output = activation(gate) * up. Grid: features / THREADS, rows.
+// output = activation(gate) * up, and 0 behind the last column: the row may have held other numbers in 8 bits.
+// Grid: output_stride / THREADS, rows.
 KERNEL(gate, THREADS, GateParams) {
     u32 column = block_x() * THREADS + thread_index();
-    if (column >= p.features) return;
+    if (column >= p.output_stride) return;
     u64 row = (u64)block_y() * p.products_stride;
+    if (column >= p.features) {
+        store_activation(p.output, (u64)block_y() * p.output_stride + column, p.output_type, 0.0f);
+        return;
+    }
     float gate = load_activation(p.products, row + column, p.products_type);
     float up = load_activation(p.products, row + p.features + column, p.products_type);
     store_activation(p.output, (u64)block_y() * p.output_stride + column, p.output_type, activate(gate, p.activation) * up);

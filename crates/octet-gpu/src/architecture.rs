@@ -63,6 +63,15 @@ impl Architecture {
         matches!(self, Self::Gfx(0x942))
     }
 
+    /// Whether its matrix units multiply E4M3 by E4M3.
+    #[must_use]
+    pub const fn multiplies_float8(self) -> bool {
+        match self {
+            Self::Gfx(digits) => matches!(digits, 0x942 | 0x950 | 0x1200 | 0x1201),
+            Self::Sm(capability) => capability >= 89,
+        }
+    }
+
     /// The format in which it keeps what a checkpoint or a cache wants in `format`, and the factor on scales; nothing
     /// if it has no such format.
     #[must_use]
@@ -123,6 +132,13 @@ mod tests {
                 (name, wave, is_fnuz)
             );
         }
+    }
+
+    #[test]
+    fn float8_is_multiplied_where_there_is_an_instruction() {
+        let found = ["gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201", "sm_80", "sm_89", "sm_90"]
+            .map(|name| Architecture::parse(name).unwrap().multiplies_float8());
+        assert_eq!(found, [false, true, true, false, true, false, true, true]);
     }
 
     #[test]

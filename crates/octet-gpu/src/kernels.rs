@@ -54,6 +54,20 @@ impl Source {
         Self { name: "linear", text: include_str!("../kernels/linear.cu"), options }
     }
 
+    /// Linears of E4M3 weights by E4M3 inputs, for devices that multiply these.
+    #[must_use]
+    pub fn linear_float8() -> Self {
+        let options =
+            ["-DWEIGHT_TYPE=TYPE_E4M3_PAIR", "-DINPUT_TYPE=TYPE_E4M3_PAIR", "-DGROUPED=0"].map(str::to_owned);
+        Self { name: "linear", text: include_str!("../kernels/linear.cu"), options: options.to_vec() }
+    }
+
+    /// Inputs in E4M3: of norms, of gates, and of any activation.
+    #[must_use]
+    pub fn quantise() -> Self {
+        Self { name: "quantise", text: include_str!("../kernels/quantise.cu"), options: Vec::new() }
+    }
+
     /// Its name with its options, for messages and for the table of limits.
     #[must_use]
     pub fn title(&self) -> String {

@@ -179,6 +179,7 @@ impl<B: Backend> Decoder<B> {
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
         let Workspace { residual, normed, qkv, attended, .. } = workspace;
+        backend.prepare_input(normed, &layer.qkv);
         backend.rms_norm(RmsNorm {
             input: residual,
             add: None,
@@ -209,6 +210,8 @@ impl<B: Backend> Decoder<B> {
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
         let Workspace { residual, normed, gated, .. } = workspace;
+        backend.prepare_input(normed, &layer.gate_up);
+        backend.prepare_input(gated, &layer.down);
         backend.rms_norm(RmsNorm {
             input: residual,
             add: None,
@@ -229,7 +232,9 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<(), BackendError> {
         let Workspace { residual, gathered, gathered_normed, logits, .. } = workspace;
         let rows = selection.len();
+        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         backend.gather_rows(selection, residual, gathered)?;
+        backend.prepare_input(gathered_normed, head);
         let norm = RmsNorm {
             input: gathered,
             add: None,
@@ -237,7 +242,6 @@ impl<B: Backend> Decoder<B> {
             epsilon: self.norm_epsilon,
             output: gathered_normed,
         };
-        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         backend.logits(rows, norm, head, logits)
     }
 }

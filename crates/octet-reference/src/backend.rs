@@ -44,6 +44,8 @@ pub struct ReferenceBackend {
     batch: Batch,
     /// Rows of the largest workspace tensor: what a batch may have.
     workspace_rows: usize,
+    /// Whether inputs are quantised where the weight's specification has a scale for them.
+    quantises_inputs: bool,
 }
 
 impl ReferenceBackend {
@@ -51,6 +53,13 @@ impl ReferenceBackend {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A backend that stands for devices that multiply FP8 by FP8: it quantises the inputs of linears whose
+    /// specification says how, and multiplies what the codes mean.
+    #[must_use]
+    pub fn with_float8_inputs() -> Self {
+        Self { quantises_inputs: true, ..Self::default() }
     }
 
     fn normalise(rows: usize, operands: RmsNorm<'_, Self>) {
@@ -85,8 +94,9 @@ impl ReferenceBackend {
         input.check("the linear's input", rows, weight.columns);
         output.check("the linear's output", rows, weight.rows);
         for row in 0..rows {
+            let input = weight.as_read(input.row(row));
             for column in 0..weight.rows {
-                let product = dot(input.row(row), weight.row(column)) + weight.bias_of(column);
+                let product = dot(&input, weight.row(column)) + weight.bias_of(column);
                 let held = &mut output.row_mut(row)[column];
                 *held = if accumulate { (f64::from(*held) + product) as f32 } else { product as f32 };
             }
@@ -135,7 +145,9 @@ impl Backend for ReferenceBackend {
         spec: LinearSpec,
         parts: &[LinearPart<'_>],
     ) -> Result<ReferenceLinear, BackendError> {
-        ReferenceLinear::load(spec, parts)
+        let quantises = self.quantises_inputs;
+        let linear = ReferenceLinear::load(spec, parts)?;
+        Ok(if quantises { linear } else { linear.without_input_scale() })
     }
 
     fn linear_bytes(&self, linear: &ReferenceLinear) -> usize {
@@ -224,10 +236,10 @@ impl Backend for ReferenceBackend {
         input.check("the gated linear's input", self.batch.rows(), weight.columns);
         output.check("the gated linear's output", self.batch.rows(), features);
         for row in 0..self.batch.rows() {
-            let input = input.row(row);
+            let input = weight.as_read(input.row(row));
             for (column, output) in output.row_mut(row).iter_mut().enumerate() {
-                let gate = dot(input, weight.row(column)) + weight.bias_of(column);
-                let up = dot(input, weight.row(features + column)) + weight.bias_of(features + column);
+                let gate = dot(&input, weight.row(column)) + weight.bias_of(column);
+                let up = dot(&input, weight.row(features + column)) + weight.bias_of(features + column);
                 *output = (activate(activation, gate) * up) as f32;
             }
         }

@@ -1,7 +1,13 @@
 //! Weights: checked, rounded to the type that they are to be kept in, widened to `f32`.
 
+use std::borrow::Cow;
+
 use half::{bf16, f16};
-use octet_backend::{BackendError, DataType, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView};
+use octet_backend::{
+    BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView,
+};
+use octet_float8::scale::{max_abs, row_scale};
+use octet_float8::{E4M3, Float8Format};
 
 use crate::memory;
 use crate::rounding::round_to;
@@ -14,6 +20,8 @@ pub struct ReferenceLinear {
     pub(crate) usage: LinearUse,
     pub(crate) values: Vec<f32>,
     pub(crate) bias: Option<Vec<f32>>,
+    /// How its input is quantised, if it is.
+    input_scale: Option<InputScale>,
 }
 
 impl ReferenceLinear {
@@ -33,7 +41,26 @@ impl ReferenceLinear {
         if let Some(row) = spec.bias.as_ref().and_then(not_finite) {
             return Err(BackendError::NotFinite { row, column: 0 });
         }
-        Ok(Self { rows, columns, usage: spec.usage, values, bias: spec.bias })
+        let input_scale = input_scale(&spec, parts);
+        Ok(Self { rows, columns, usage: spec.usage, values, bias: spec.bias, input_scale })
+    }
+
+    /// The same for inputs as they are.
+    pub(crate) fn without_input_scale(self) -> Self {
+        Self { input_scale: None, ..self }
+    }
+
+    /// A row of the input as it is multiplied. Rows that are not finite are not quantised: what is NaN stays NaN.
+    pub(crate) fn as_read<'a>(&self, row: &'a [f32]) -> Cow<'a, [f32]> {
+        let scale = match self.input_scale {
+            None => return Cow::Borrowed(row),
+            Some(InputScale::Static(scale)) => scale,
+            Some(InputScale::Dynamic) => match max_abs(row) {
+                Ok(largest) => row_scale::<E4M3>(largest, None),
+                Err(_) => return Cow::Borrowed(row),
+            },
+        };
+        Cow::Owned(row.iter().map(|&value| round_to_code(value / scale) * scale).collect())
     }
 
     /// The weights that make output `row`, `[columns]`.
@@ -44,6 +71,23 @@ impl ReferenceLinear {
     /// Bias of output `row`.
     pub(crate) fn bias_of(&self, row: usize) -> f64 {
         self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[row]))
+    }
+}
+
+/// Codes are multiplied by codes of E4M3 whose scales are not blocks; other weights are widened.
+fn input_scale(spec: &LinearSpec, parts: &[LinearPart<'_>]) -> Option<InputScale> {
+    let is_e4m3 =
+        matches!(spec.data_type, DataType::F8(Float8Format::E4M3) | DataType::F8(Float8Format::E4M3Fnuz));
+    let has_blocks = parts.iter().any(|part| matches!(part.scale, WeightScale::Block { .. }));
+    spec.input_scale.filter(|_| is_e4m3 && !has_blocks)
+}
+
+/// The nearest value of E4M3, the largest for what lies beyond.
+fn round_to_code(value: f32) -> f32 {
+    if value.is_nan() {
+        value
+    } else {
+        Float8Format::E4M3.decode(Float8Format::E4M3.encode_saturating(value))
     }
 }
 
@@ -176,7 +220,6 @@ fn scale_at(scale: &WeightScale<'_>, columns: usize, row: usize, column: usize) 
 
 #[cfg(test)]
 mod tests {
-    use octet_float8::Float8Format;
 
     use super::*;
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use octet_backend::{
-    BackendError, DataType, GemmDevice, GemmProblem, GemmRun, LinearPart, LinearSpec, LinearUse, ScaleMode,
-    TensorRole, TensorSpec, TunableBackend, Validator, WeightScale, WeightView,
+    BackendError, DataType, GemmDevice, GemmProblem, GemmRun, InputScale, LinearPart, LinearSpec, LinearUse,
+    ScaleMode, TensorRole, TensorSpec, TunableBackend, Validator, WeightScale, WeightView,
 };
 
 /// Weights that take turns are no more than this many.
@@ -62,7 +62,7 @@ impl<B: TunableBackend> MadeUpWeights<B> {
             data_type: problem.weight,
             usage,
             bias: problem.has_bias.then(|| vec![0.5; problem.rows]),
-            input_scale: None,
+            input_scale: problem.activation.is_float8().then_some(InputScale::Dynamic),
         };
         self.backend.load_linear(spec, &vec![LinearPart { weight, scale }; parts])
     }

@@ -9,8 +9,9 @@ use octet_backend::{
 };
 
 use crate::backend::GpuBackend;
+use crate::backend::float8::{LinearInput, code_stride};
 use crate::backend::linear::GpuLinear;
-use crate::backend::tensor::{GpuTensor, PADDING};
+use crate::backend::tensor::PADDING;
 use crate::blas::{Algorithm, Description, Library, Product, solution_name};
 use crate::driver::Device;
 use crate::kernels::ElementType;
@@ -112,7 +113,8 @@ struct Family {
 pub(super) struct ProductRun<'a> {
     pub(super) weight: &'a GpuLinear,
     pub(super) rows: usize,
-    pub(super) input: &'a GpuTensor,
+    /// `[rows, columns]`, with the element type of a wide one.
+    pub(super) input: (LinearInput, ElementType),
     /// `[rows, features]`: address, stride and type.
     pub(super) target: (u64, usize, ElementType),
     pub(super) accumulate: bool,
@@ -182,7 +184,12 @@ impl Gemms {
 
     /// The library's objects for a problem, if it is to be asked.
     fn describe(&self, problem: &GemmProblem) -> Option<Product> {
-        let description = Description::of(self.device.api().kind, problem, PADDING)?;
+        let k = match problem.activation {
+            DataType::F8(_) => code_stride(problem.columns),
+            _ => problem.columns.next_multiple_of(PADDING),
+        };
+        let strides = [k, problem.rows.next_multiple_of(PADDING)];
+        let description = Description::of(self.device.api().kind, problem, strides)?;
         match Product::new(self.library()?, description) {
             Ok(product) => product,
             Err(error) => {
@@ -307,50 +314,40 @@ fn of_bucket(kind: Kind, product: &Product, bucket: TokenBucket) -> Vec<Algorith
     found
 }
 
-/// The problem of a weight for one token, as this device computes it; its output is an activation.
-pub(super) fn problem_of(
-    spec: &LinearSpec,
-    parts: &[LinearPart<'_>],
-    weight: DataType,
-    activation: DataType,
-) -> GemmProblem {
-    GemmProblem {
-        rows: parts.iter().map(|part| part.weight.rows).sum(),
-        bucket: TokenBucket::of(1),
-        columns: parts.first().map_or(0, |part| part.weight.columns),
-        weight,
-        activation,
-        output: activation,
-        scales: ScaleMode::of_parts(parts),
-        has_bias: spec.bias.is_some(),
-        is_gated: spec.usage == LinearUse::Gated,
-    }
-}
-
 impl GpuBackend {
     /// Element type of activations, as the seam names it.
     pub(super) fn activation_type(&self) -> DataType {
         if self.activation == ElementType::F32 { DataType::F32 } else { DataType::BF16 }
     }
 
-    /// The families of a weight that is about to be loaded.
+    /// The families of a weight that is about to be loaded, for inputs in FP8 or in the activations' type.
     pub(super) fn families(
         &mut self,
         spec: &LinearSpec,
         parts: &[LinearPart<'_>],
-    ) -> Result<Families, BackendError> {
-        let kept = match spec.data_type {
-            DataType::F8(format) => self
-                .device
-                .architecture()
-                .float8(format)
-                .map_or(spec.data_type, |(kept, _)| DataType::F8(kept)),
+        has_float8_inputs: bool,
+    ) -> Families {
+        let weight = match spec.data_type {
+            DataType::F8(format) => {
+                let kept = self.device.architecture().float8(format);
+                DataType::F8(kept.map_or(format, |(kept, _)| kept))
+            }
             wide => wide,
         };
-        let problem = problem_of(spec, parts, kept, self.activation_type());
+        let problem = GemmProblem {
+            rows: parts.iter().map(|part| part.weight.rows).sum(),
+            bucket: TokenBucket::of(1),
+            columns: parts.first().map_or(0, |part| part.weight.columns),
+            weight,
+            activation: if has_float8_inputs { weight } else { self.activation_type() },
+            output: self.activation_type(),
+            scales: ScaleMode::of_parts(parts),
+            has_bias: spec.bias.is_some(),
+            is_gated: spec.usage == LinearUse::Gated,
+        };
         let activation = self.gemms.family(&problem);
         let wide = self.gemms.family(&GemmProblem { output: DataType::F32, ..problem });
-        Ok(Families { activation, wide })
+        Families { activation, wide }
     }
 
     /// Multiplies by what was chosen for so many rows, or by the default.

@@ -1,11 +1,12 @@
 //! Linears: checked and packed at load, multiplied by one of three kernels.
 
-use octet_backend::{BackendError, DataType, LinearPart, LinearSpec, LinearUse, WeightScale};
+use octet_backend::{BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale};
 use octet_float8::Float8Format;
 use std::sync::Arc;
 
 use crate::GpuError;
 use crate::architecture::Architecture;
+use crate::backend::float8::{LinearInput, code_stride};
 use crate::backend::gemm::{Families, Kernel, ProductRun};
 use crate::backend::pack;
 use crate::backend::parameters::{self, size};
@@ -28,6 +29,8 @@ pub struct GpuLinear {
     groups: usize,
     group_columns: usize,
     pub(super) usage: LinearUse,
+    /// Set if it is multiplied by inputs in FP8, quantised thus.
+    pub(super) input_scale: Option<InputScale>,
     /// Which products it is part of; none if it is only looked up.
     pub(super) families: Option<Families>,
     kernels: Option<Arc<LinearKernels>>,
@@ -60,6 +63,8 @@ pub(super) struct LinearPlan {
     pub(super) scales: Vec<f32>,
     pub(super) groups: usize,
     pub(super) group_columns: usize,
+    /// Set if it is to be multiplied by inputs in FP8.
+    pub(super) input_scale: Option<InputScale>,
 }
 
 /// The device's element type for a kept type, with the factor on its scales.
@@ -115,7 +120,13 @@ impl LinearPlan {
             scales.clear();
         }
         let stride = columns.next_multiple_of(PADDING);
-        Ok(Self { rows, columns, stride, element_type, scales, groups, group_columns })
+        let input_scale = None;
+        Ok(Self { rows, columns, stride, element_type, scales, groups, group_columns, input_scale })
+    }
+
+    /// Makes it a product of FP8 by FP8.
+    pub(super) fn with_float8_inputs(self, scale: InputScale) -> Self {
+        Self { stride: code_stride(self.columns), input_scale: Some(scale), ..self }
     }
 
     /// Whether sums are scaled by blocks.
@@ -194,7 +205,7 @@ impl GpuLinear {
         let scales =
             (!plan.scales.is_empty()).then(|| floats("a weight's scales", &plan.scales)).transpose()?;
         let bias = spec.bias.as_ref().map(|bias| floats("a bias", bias)).transpose()?;
-        let LinearPlan { rows, columns, stride, element_type, groups, group_columns, .. } = plan;
+        let LinearPlan { rows, columns, stride, element_type, groups, group_columns, input_scale, .. } = plan;
         let usage = spec.usage;
         Ok(Self {
             weight,
@@ -207,6 +218,7 @@ impl GpuLinear {
             groups,
             group_columns,
             usage,
+            input_scale,
             families,
             kernels,
         })
@@ -221,13 +233,17 @@ impl GpuLinear {
     /// Its operands for a BLAS library.
     pub(super) fn blas_operands(&self, run: &ProductRun<'_>) -> Operands {
         let address = |buffer: &Option<DeviceBuffer>| buffer.as_ref().map_or(0, DeviceBuffer::address);
+        let (input, input_scales) = match run.input.0 {
+            LinearInput::Wide { address, .. } => (address, 0),
+            LinearInput::Float8(rows) => (rows.codes, rows.scales),
+        };
         Operands {
             weight: self.weight.address(),
-            input: run.input.address(),
+            input,
             output: run.target.0,
             bias: address(&self.bias),
             weight_scales: address(&self.scales),
-            input_scales: 0,
+            input_scales,
             accumulate: run.accumulate,
         }
     }
@@ -239,28 +255,35 @@ impl GpuLinear {
         kernel: Kernel,
         run: &ProductRun<'_>,
     ) -> Result<(), BackendError> {
-        let &ProductRun { rows, input, target: (output, output_stride, output_type), accumulate, .. } = run;
+        let &ProductRun { rows, input: (input, input_type), accumulate, .. } = run;
+        let (output, output_stride, output_type) = run.target;
         let Some(kernels) = &self.kernels else {
             panic!("a weight loaded as {:?} cannot be multiplied by", self.usage);
+        };
+        // FP8 products count k in pairs of codes.
+        let (address, input_stride, k, input_scales) = match input {
+            LinearInput::Wide { address, stride } => (address, stride, self.stride, 0),
+            LinearInput::Float8(rows) => (rows.codes, rows.stride / 2, self.stride / 2, rows.scales),
         };
         let parameters = parameters::Linear {
             weight: self.weight.address(),
             scales: self.scales.as_ref().map_or(0, DeviceBuffer::address),
             bias: self.bias.as_ref().map_or(0, DeviceBuffer::address),
-            input: input.address(),
+            input: address,
             output,
             rows: size(rows),
             features: size(self.rows),
-            k: size(self.stride),
-            input_stride: size(input.stride),
+            k: size(k),
+            input_stride: size(input_stride),
             output_stride: size(output_stride),
             output_type: output_type as u32,
             accumulate: u32::from(accumulate),
             groups: size(self.groups),
             group_columns: size(self.group_columns),
+            input_scales,
         };
         // Exact types take smaller tiles: see `linear.cu`.
-        let is_exact = self.element_type.terms() + input.data_type.terms() > 2;
+        let is_exact = self.element_type.terms() + input_type.terms() > 2;
         let (tile_features, tile_rows) = if is_exact { (64, 64) } else { (128, 128) };
         let (function, block_features, block_rows) = match kernel {
             Kernel::Skinny => (&kernels.skinny, 16, 16),

@@ -2,6 +2,7 @@
 
 mod attention;
 mod batch;
+mod float8;
 mod gemm;
 mod linear;
 mod pack;
@@ -27,6 +28,7 @@ use crate::kernels::{self, Code, ElementType, Source};
 use crate::{BlasOptions, GpuError};
 use attention::{CacheKernels, CachePlan};
 use batch::DeviceBatch;
+use float8::{Float8Kernels, LinearInput, code_stride};
 use gemm::{Gemms, ProductRun};
 use linear::{LinearKernels, LinearPlan};
 use parameters::size;
@@ -58,6 +60,9 @@ pub struct GpuOptions {
     pub kernel_sources: Option<PathBuf>,
     /// Runs every step's operations one by one instead of replaying recorded ones.
     pub without_graphs: bool,
+    /// Whether inputs are quantised for linears whose checkpoint foresees it, on devices that multiply FP8 by FP8; by
+    /// default with activations of 16 bits, because those of 32 are for comparisons.
+    pub float8_inputs: Option<bool>,
     /// The library that computes products of many rows, if there is one.
     pub blas: BlasOptions,
     /// Over how many blocks attention splits a context, instead of what the device and the batch suggest.
@@ -101,6 +106,7 @@ pub struct GpuBackend {
     stream: Arc<Stream>,
     device: Device,
     activation: ElementType,
+    takes_float8_inputs: bool,
     forced_splits: Option<usize>,
     code: Code,
     rows: RowKernels,
@@ -120,6 +126,11 @@ pub struct GpuBackend {
     products: Option<DeviceBuffer>,
     /// What splits of attention leave.
     partial: Option<DeviceBuffer>,
+    /// Kernels for inputs in FP8, there as soon as a linear wants them.
+    float8: Option<Arc<Float8Kernels>>,
+    /// Codes and scales of inputs that arrived wide.
+    codes: Option<DeviceBuffer>,
+    code_scales: Option<DeviceBuffer>,
 }
 
 /// Bytes of pinned memory for loading.
@@ -150,6 +161,7 @@ impl GpuBackend {
             staging: HostBuffer::new(&device, STAGING_BYTES)?,
             stream,
             activation,
+            takes_float8_inputs: options.float8_inputs.unwrap_or(activation == ElementType::BF16),
             forced_splits: options.attention_splits,
             code,
             rows,
@@ -161,13 +173,19 @@ impl GpuBackend {
             step: 0,
             products: None,
             partial: None,
+            float8: None,
+            codes: None,
+            code_scales: None,
             device,
         })
     }
 
     /// Kernels for linears of these types, compiled once.
     fn linear_kernels(&mut self, plan: &LinearPlan) -> Result<Arc<LinearKernels>, GpuError> {
-        let source = Source::linear(plan.element_type, self.activation, plan.is_grouped());
+        let source = match plan.input_scale {
+            Some(_) => Source::linear_float8(),
+            None => Source::linear(plan.element_type, self.activation, plan.is_grouped()),
+        };
         if let Some(kernels) = self.linears.get(&source) {
             return Ok(Arc::clone(kernels));
         }
@@ -175,6 +193,45 @@ impl GpuBackend {
         let kernels = Arc::new(LinearKernels::of(&module)?);
         self.linears.insert(source, Arc::clone(&kernels));
         Ok(kernels)
+    }
+
+    /// Kernels for inputs in FP8, compiled once.
+    fn float8_kernels(&mut self) -> Result<Arc<Float8Kernels>, GpuError> {
+        if let Some(kernels) = &self.float8 {
+            return Ok(Arc::clone(kernels));
+        }
+        let module = kernels::load(&self.device, &self.code, &Source::quantise())?;
+        let kernels = Arc::new(Float8Kernels::of(&module)?);
+        self.float8 = Some(Arc::clone(&kernels));
+        Ok(kernels)
+    }
+
+    /// The input as this weight wants it: quantised if it is not yet.
+    fn input_of(
+        &mut self,
+        rows: usize,
+        weight: &GpuLinear,
+        input: &GpuTensor,
+    ) -> Result<LinearInput, BackendError> {
+        let found = input.as_input();
+        match (weight.input_scale, found) {
+            (None, LinearInput::Wide { .. }) | (Some(_), LinearInput::Float8(_)) => Ok(found),
+            (None, LinearInput::Float8(_)) => {
+                panic!("a tensor that was prepared for a linear of FP8 inputs is read by one of wide inputs")
+            }
+            (Some(scale), LinearInput::Wide { .. }) => {
+                let kernels = self.float8_kernels()?;
+                let stride = code_stride(input.columns);
+                // Room for the largest step at once, so that it is made once.
+                let most_rows = self.workspace_rows;
+                let codes = self.scratch(|backend| &mut backend.codes, most_rows * stride)?;
+                let scales =
+                    self.scratch(|backend| &mut backend.code_scales, most_rows * size_of::<f32>())?;
+                let target = float8::target(codes, scales, input.columns, scale);
+                kernels.quantise(&self.stream, rows, input, target)?;
+                Ok(LinearInput::Float8(float8::Float8Rows { codes, stride, scales }))
+            }
+        }
     }
 
     /// Scratch memory of at least so many bytes. It grows outside of recordings only, which it voids.
@@ -202,13 +259,29 @@ impl GpuBackend {
         Ok(address)
     }
 
-    fn normalise(&self, rows: usize, operands: &RmsNorm<'_, Self>) -> Result<(), BackendError> {
+    fn normalise(&self, rows: usize, operands: &mut RmsNorm<'_, Self>) -> Result<(), BackendError> {
         let RmsNorm { input, add, weight, epsilon, output } = operands;
         let columns = weight.columns;
         input.check("the norm's input", rows, columns);
         output.check("the norm's output", rows, columns);
         if let Some(add) = add {
             add.check("what the norm adds", rows, columns);
+        }
+        if let (Some(target), Some(kernels)) = (output.begin_write(), &self.float8) {
+            let parameters = parameters::NormFloat8 {
+                input: input.address(),
+                add: add.map_or(0, GpuTensor::address),
+                weight: weight.buffer.address(),
+                target,
+                input_type: input.data_type as u32,
+                add_type: add.map_or(0, |add| add.data_type as u32),
+                stride: size(input.stride),
+                inverse_columns: 1.0 / columns as f32,
+                epsilon: *epsilon,
+            };
+            // SAFETY: as below; codes of a row are no longer than its elements of 16 bits.
+            unsafe { kernels.rms_norm.launch(&self.stream, [rows, 1, 1], &parameters)? };
+            return Ok(());
         }
         let parameters = parameters::Norm {
             input: input.address(),
@@ -240,7 +313,58 @@ impl GpuBackend {
         assert!(input.data_type == self.activation, "a linear's input is an activation");
         output.host_step = None;
         let target = (output.address(), output.stride, output.data_type);
+        let input = (self.input_of(rows, weight, input)?, self.activation);
         self.product(&ProductRun { weight, rows, input, target, accumulate })
+    }
+
+    /// Where gate and up of a gated linear go: address, stride and type.
+    fn gated_products(&mut self, weight: &GpuLinear) -> Result<(u64, usize, ElementType), BackendError> {
+        let stride = weight.rows.next_multiple_of(PADDING);
+        // Room for the largest step at once, so that it is made once.
+        let bytes = self.workspace_rows * stride * self.activation.bytes();
+        let products = self.scratch(|backend| &mut backend.products, bytes)?;
+        Ok((products, stride, self.activation))
+    }
+
+    /// Combines gate and up.
+    fn gate(
+        &mut self,
+        rows: usize,
+        (products, stride, data_type): (u64, usize, ElementType),
+        activation: Activation,
+        output: &mut GpuTensor,
+    ) -> Result<(), BackendError> {
+        let features = output.columns;
+        let activation = match activation {
+            Activation::Silu => 0,
+            Activation::GeluTanh => 1,
+        };
+        if let (Some(target), Some(kernels)) = (output.begin_write(), &self.float8) {
+            let parameters = parameters::GateFloat8 {
+                products,
+                target,
+                data_type: data_type as u32,
+                features: size(features),
+                stride: size(stride),
+                activation,
+            };
+            // SAFETY: as below; codes of a row are no longer than its elements of 16 bits.
+            unsafe { kernels.gate.launch(&self.stream, [rows, 1, 1], &parameters)? };
+            return Ok(());
+        }
+        let parameters = parameters::Gate {
+            products,
+            output: output.address(),
+            products_type: data_type as u32,
+            output_type: output.data_type as u32,
+            features: size(features),
+            products_stride: size(stride),
+            output_stride: size(output.stride),
+            activation,
+        };
+        // SAFETY: the parameters are the kernel's, and shapes were checked.
+        unsafe { self.rows.gate.launch(&self.stream, [output.stride.div_ceil(256), rows, 1], &parameters)? };
+        Ok(())
     }
 
     /// Waits for the step's logits and copies them to the host.
@@ -321,17 +445,22 @@ impl Backend for GpuBackend {
 
     fn load_linear(&mut self, spec: LinearSpec, parts: &[LinearPart<'_>]) -> Result<GpuLinear, BackendError> {
         self.device.bind()?;
-        let plan = LinearPlan::new(self.device.architecture(), &spec, parts)?;
+        let architecture = self.device.architecture();
+        let mut plan = LinearPlan::new(architecture, &spec, parts)?;
+        if self.takes_float8_inputs
+            && let Some(scale) = float8::input_scale(architecture, &spec, parts)
+        {
+            plan = plan.with_float8_inputs(scale);
+            self.float8_kernels()?;
+        }
         let kernels = match spec.usage {
             LinearUse::Embed => None,
             LinearUse::Multiply | LinearUse::Gated | LinearUse::EmbedAndMultiply => {
                 Some(self.linear_kernels(&plan)?)
             }
         };
-        let families = match kernels {
-            Some(_) => Some(self.families(&spec, parts)?),
-            None => None,
-        };
+        let has_float8_inputs = plan.input_scale.is_some();
+        let families = kernels.is_some().then(|| self.families(&spec, parts, has_float8_inputs));
         GpuLinear::load(&self.stream, &mut self.staging, &spec, parts, (plan, kernels, families))
     }
 
@@ -408,6 +537,10 @@ impl Backend for GpuBackend {
         Ok(())
     }
 
+    fn prepare_input(&mut self, tensor: &mut GpuTensor, reader: &GpuLinear) {
+        tensor.wanted = reader.input_scale;
+    }
+
     fn run_step(
         &mut self,
         key: StepKey,
@@ -433,8 +566,8 @@ impl Backend for GpuBackend {
         Ok(())
     }
 
-    fn rms_norm(&mut self, operands: RmsNorm<'_, Self>) -> Result<(), BackendError> {
-        self.normalise(self.batch.facts.rows, &operands)
+    fn rms_norm(&mut self, mut operands: RmsNorm<'_, Self>) -> Result<(), BackendError> {
+        self.normalise(self.batch.facts.rows, &mut operands)
     }
 
     fn linear(
@@ -459,28 +592,10 @@ impl Backend for GpuBackend {
         let features = weight.rows / 2;
         input.check("the gated linear's input", rows, weight.columns);
         output.check("the gated linear's output", rows, features);
-        let stride = weight.rows.next_multiple_of(PADDING);
-        // Room for the largest step at once, so that it is made once.
-        let bytes = self.workspace_rows * stride * self.activation.bytes();
-        let products = self.scratch(|backend| &mut backend.products, bytes)?;
-        let target = (products, stride, self.activation);
+        let target = self.gated_products(weight)?;
+        let input = (self.input_of(rows, weight, input)?, self.activation);
         self.product(&ProductRun { weight, rows, input, target, accumulate: false })?;
-        let parameters = parameters::Gate {
-            products,
-            output: output.address(),
-            products_type: self.activation as u32,
-            output_type: output.data_type as u32,
-            features: size(features),
-            products_stride: size(stride),
-            output_stride: size(output.stride),
-            activation: match activation {
-                Activation::Silu => 0,
-                Activation::GeluTanh => 1,
-            },
-        };
-        // SAFETY: the parameters are the kernel's, and shapes were checked.
-        unsafe { self.rows.gate.launch(&self.stream, [features.div_ceil(256), rows, 1], &parameters)? };
-        Ok(())
+        self.gate(rows, target, activation, output)
     }
 
     fn rotary_and_cache(
@@ -532,11 +647,11 @@ impl Backend for GpuBackend {
     fn logits(
         &mut self,
         rows: usize,
-        norm: RmsNorm<'_, Self>,
+        mut norm: RmsNorm<'_, Self>,
         head: &GpuLinear,
         logits: &mut GpuTensor,
     ) -> Result<(), BackendError> {
-        self.normalise(rows, &norm)?;
+        self.normalise(rows, &mut norm)?;
         self.multiply(rows, head, norm.output, logits, false)
     }
 

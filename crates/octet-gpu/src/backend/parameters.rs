@@ -131,6 +131,51 @@ pub(super) struct Linear {
     pub(super) accumulate: u32,
     pub(super) groups: u32,
     pub(super) group_columns: u32,
+    pub(super) input_scales: u64,
+}
+
+/// `QuantiseTarget` in `quantise.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct QuantiseTarget {
+    pub(super) codes: u64,
+    pub(super) scales: u64,
+    pub(super) stride: u32,
+    pub(super) scale: f32,
+}
+
+/// `QuantiseParams` in `quantise.cu`.
+#[repr(C)]
+pub(super) struct Quantise {
+    pub(super) input: u64,
+    pub(super) target: QuantiseTarget,
+    pub(super) data_type: u32,
+    pub(super) stride: u32,
+}
+
+/// `NormFloat8Params` in `quantise.cu`.
+#[repr(C)]
+pub(super) struct NormFloat8 {
+    pub(super) input: u64,
+    pub(super) add: u64,
+    pub(super) weight: u64,
+    pub(super) target: QuantiseTarget,
+    pub(super) input_type: u32,
+    pub(super) add_type: u32,
+    pub(super) stride: u32,
+    pub(super) inverse_columns: f32,
+    pub(super) epsilon: f32,
+}
+
+/// `GateFloat8Params` in `quantise.cu`.
+#[repr(C)]
+pub(super) struct GateFloat8 {
+    pub(super) products: u64,
+    pub(super) target: QuantiseTarget,
+    pub(super) data_type: u32,
+    pub(super) features: u32,
+    pub(super) stride: u32,
+    pub(super) activation: u32,
 }
 
 /// A size as kernels take it. Everything that is larger was refused when it was allocated.

@@ -1,9 +1,11 @@
 //! Workspace matrices: rows padded to a multiple of 64 elements, and what lies behind the last column is 0.
 
 use half::bf16;
-use octet_backend::{BackendError, TensorRole, TensorSpec};
+use octet_backend::{BackendError, InputScale, TensorRole, TensorSpec};
 
 use crate::GpuError;
+use crate::backend::float8::{self, Float8Rows, LinearInput, code_stride};
+use crate::backend::parameters::QuantiseTarget;
 use crate::driver::{DeviceBuffer, HostBuffer, Stream};
 use crate::kernels::ElementType;
 
@@ -22,6 +24,12 @@ pub struct GpuTensor {
     pub(super) host: Option<HostBuffer>,
     /// The step whose logits `host` holds, visitors' changes included.
     pub(super) host_step: Option<u64>,
+    /// How the next linear wants it in FP8, if it does: whoever writes it writes it so.
+    pub(super) wanted: Option<InputScale>,
+    /// Whether `buffer` holds codes of FP8 instead, and their scales.
+    pub(super) is_float8: bool,
+    /// `[rows]`, of activations on devices that multiply FP8.
+    pub(super) scales: Option<DeviceBuffer>,
 }
 
 impl GpuTensor {
@@ -49,7 +57,13 @@ impl GpuTensor {
             TensorRole::Residual | TensorRole::Activation => None,
         };
         let TensorSpec { rows, columns, .. } = spec;
-        Ok(Self { buffer, rows, columns, stride, data_type, host, host_step: None })
+        let may_be_float8 =
+            spec.role == TensorRole::Activation && stream.device().architecture().multiplies_float8();
+        let scales = may_be_float8
+            .then(|| DeviceBuffer::new(stream.device(), what, rows * size_of::<f32>()))
+            .transpose()?;
+        let (host_step, wanted, is_float8) = (None, None, false);
+        Ok(Self { buffer, rows, columns, stride, data_type, host, host_step, wanted, is_float8, scales })
     }
 
     /// Holds an operand to its operation: a model that passes another tensor is wrong itself, so this panics.
@@ -67,8 +81,46 @@ impl GpuTensor {
         self.buffer.address()
     }
 
+    /// Where whoever writes it puts codes, if the next linear wants FP8; else it becomes wide again.
+    pub(super) fn begin_write(&mut self) -> Option<QuantiseTarget> {
+        let target = match (self.wanted, &self.scales) {
+            (Some(scale), Some(scales)) => {
+                Some(float8::target(self.buffer.address(), scales.address(), self.columns, scale))
+            }
+            _ => None,
+        };
+        self.is_float8 = target.is_some();
+        target
+    }
+
+    /// As the input of a linear.
+    pub(super) fn as_input(&self) -> LinearInput {
+        match &self.scales {
+            Some(scales) if self.is_float8 => LinearInput::Float8(Float8Rows {
+                codes: self.address(),
+                stride: code_stride(self.columns),
+                scales: scales.address(),
+            }),
+            _ => LinearInput::Wide { address: self.address(), stride: self.stride },
+        }
+    }
+
+    fn read_float8(&self, stream: &Stream, scales: &DeviceBuffer, rows: usize) -> Result<Vec<f32>, GpuError> {
+        let mut codes = vec![0u8; rows * code_stride(self.columns)];
+        self.buffer.read(stream, 0, &mut codes)?;
+        let mut bytes = vec![0u8; rows * size_of::<f32>()];
+        scales.read(stream, 0, &mut bytes)?;
+        let (words, _) = bytes.as_chunks::<4>();
+        let scales: Vec<f32> = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
+        let is_fnuz = stream.device().architecture().is_fnuz();
+        Ok(float8::values(is_fnuz, &codes, &scales, self.columns))
+    }
+
     /// The first rows as `f32`, without padding.
     pub(super) fn read(&self, stream: &Stream, rows: usize) -> Result<Vec<f32>, GpuError> {
+        if let (true, Some(scales)) = (self.is_float8, &self.scales) {
+            return self.read_float8(stream, scales, rows);
+        }
         let mut bytes = vec![0u8; rows * self.stride * self.data_type.bytes()];
         self.buffer.read(stream, 0, &mut bytes)?;
         let element = |at: usize| match self.data_type {
@@ -99,6 +151,7 @@ impl GpuTensor {
             }
         }
         self.host_step = None;
+        self.is_float8 = false;
         Ok(self.buffer.write(stream, 0, &bytes)?)
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use octet_backend::{
     Activation, Backend, BackendError, DataType, GemmProblem, GemmRun, ScaleMode, TunableBackend, Validator,
 };
+use octet_float8::Float8Format;
 
 use crate::Kind;
 use crate::backend::GpuBackend;
-use crate::backend::gemm::{DEFAULT, FamilyId};
+use crate::backend::gemm::{DEFAULT, FamilyId, ProductRun};
 use crate::backend::linear::{self, GpuLinear};
 use crate::backend::tensor::GpuTensor;
 use crate::driver::Event;
@@ -39,19 +40,6 @@ impl GpuBackend {
         // Errors of the work itself show here, not at the event.
         self.stream.wait()?;
         Ok(end.since(&start)?)
-    }
-
-    /// The product of [`TunableBackend::time_gemm`], by whatever is forced.
-    fn run_gemm(&mut self, run: GemmRun<'_, Self>) -> Result<(), BackendError> {
-        let GemmRun { weight, rows, input, output, .. } = run;
-        if weight.usage != octet_backend::LinearUse::Gated {
-            return self.multiply(rows, weight, input, output, false);
-        }
-        // A gated product takes its number of rows from the batch, of which there is none now.
-        let before = std::mem::replace(&mut self.batch.facts.rows, rows);
-        let result = self.gated_linear(weight, Activation::Silu, input, output);
-        self.batch.facts.rows = before;
-        result
     }
 }
 
@@ -115,9 +103,16 @@ impl TunableBackend for GpuBackend {
         {
             return None;
         }
-        let activation = self.activation_type();
-        let output = if problem.output == DataType::F32 { DataType::F32 } else { activation };
-        let output = if problem.is_gated { activation } else { output };
+        // FP8 by FP8 where the device multiplies it and weights have scales of rows or one.
+        let is_quantised = problem.activation.is_float8()
+            && self.takes_float8_inputs
+            && self.device.architecture().multiplies_float8()
+            && matches!(weight, DataType::F8(Float8Format::E4M3 | Float8Format::E4M3Fnuz))
+            && !matches!(problem.scales, ScaleMode::Block { .. });
+        let wide = self.activation_type();
+        let activation = if is_quantised { weight } else { wide };
+        let output = if problem.output == DataType::F32 { DataType::F32 } else { wide };
+        let output = if problem.is_gated { wide } else { output };
         Some(GemmProblem { weight, activation, output, ..*problem })
     }
 
@@ -130,16 +125,33 @@ impl TunableBackend for GpuBackend {
 
     fn time_gemm(&mut self, run: GemmRun<'_, Self>) -> Result<Duration, BackendError> {
         self.device.bind()?;
-        let family = self.family_of(run.weight, run.output);
-        let problem = self.gemms.problem(family).with_tokens(run.rows);
-        let Some(found) = self.gemms.find(&problem, run.solution) else {
-            let (solution, reason) = (run.solution.to_owned(), "it is none of this device's".to_owned());
+        let GemmRun { weight, solution, rows, input, output } = run;
+        let family = self.family_of(weight, output);
+        let problem = self.gemms.problem(family).with_tokens(rows);
+        let Some(found) = self.gemms.find(&problem, solution) else {
+            let (solution, reason) = (solution.to_owned(), "it is none of this device's".to_owned());
             return Err(BackendError::Solution { solution, reason });
         };
-        let solution = found.unwrap_or_else(|| self.gemms.default_solution(family, run.rows));
+        let solution = found.unwrap_or_else(|| self.gemms.default_solution(family, rows));
+        input.check("the product's input", rows, weight.columns);
+        output.check("the product's output", rows, problem.output_columns());
+        output.host_step = None;
+        let target = match problem.is_gated {
+            true => self.gated_products(weight)?,
+            false => (output.address(), output.stride, output.data_type),
+        };
+        // Only the product itself is timed: what comes before and after is the same for all solutions.
+        let input = (self.input_of(rows, weight, input)?, self.activation);
         self.gemms.force(solution);
-        let time = self.timed(|backend| backend.run_gemm(run));
+        let product = ProductRun { weight, rows, input, target, accumulate: false };
+        let time = self.timed(|backend| backend.product(&product));
         self.gemms.release();
+        if problem.is_gated {
+            // Wide, whatever reads it in a step: numbers are compared.
+            let wanted = output.wanted.take();
+            self.gate(rows, target, Activation::Silu, output)?;
+            output.wanted = wanted;
+        }
         time
     }
 

@@ -24,16 +24,17 @@ pub(crate) struct Description {
 }
 
 impl Description {
-    /// How a library would be asked for a problem, rows being padded to a multiple of `padding` elements; nothing if it
-    /// is not to be asked.
-    pub(crate) fn of(kind: Kind, problem: &GemmProblem, padding: usize) -> Option<Self> {
+    /// How a library would be asked for a problem; nothing if it is not to be asked. The strides are those of weight and
+    /// input, and of the output.
+    pub(crate) fn of(kind: Kind, problem: &GemmProblem, [k, output_stride]: [usize; 2]) -> Option<Self> {
         let (operand, output) = (problem.weight, problem.output);
         if problem.activation != operand || (problem.has_bias && kind == Kind::Cuda) {
             return None;
         }
         let has_scales = match (operand, problem.scales) {
             (DataType::BF16 | DataType::F16, ScaleMode::None) => false,
-            (DataType::F8(_), ScaleMode::None | ScaleMode::Tensor | ScaleMode::Row) => true,
+            // Scales of a tensor are kept for each of its rows.
+            (DataType::F8(_), ScaleMode::Tensor | ScaleMode::Row) => true,
             _ => return None,
         };
         let fits = match output {
@@ -42,10 +43,10 @@ impl Description {
             DataType::F16 => operand == DataType::F16,
             DataType::F8(_) => false,
         };
-        fits.then(|| Self {
+        fits.then_some(Self {
             features: problem.rows,
-            k: problem.columns.next_multiple_of(padding),
-            output_stride: problem.rows.next_multiple_of(padding),
+            k,
+            output_stride,
             operand,
             output,
             has_scales,
@@ -61,6 +62,8 @@ mod tests {
 
     use super::*;
 
+    const STRIDES: [usize; 2] = [192, 128];
+
     #[test]
     fn what_is_multiplied_by_its_own_type_is_asked_for() {
         let float8 = DataType::F8(Float8Format::E4M3Fnuz);
@@ -75,22 +78,27 @@ mod tests {
             has_bias: false,
             is_gated: false,
         };
-        let found = Description::of(Kind::Hip, &problem, 64).unwrap();
+        let found = Description::of(Kind::Hip, &problem, STRIDES).unwrap();
         assert_eq!((found.features, found.k, found.output_stride, found.has_scales), (100, 192, 128, false));
         let with_bias = GemmProblem { has_bias: true, ..problem };
-        assert!(Description::of(Kind::Hip, &with_bias, 64).unwrap().has_bias);
-        assert_eq!(Description::of(Kind::Cuda, &with_bias, 64), None, "it wants a bias of the output's type");
+        assert!(Description::of(Kind::Hip, &with_bias, STRIDES).unwrap().has_bias);
+        assert_eq!(
+            Description::of(Kind::Cuda, &with_bias, STRIDES),
+            None,
+            "it wants a bias of the output's type"
+        );
         let quantised = GemmProblem { weight: float8, activation: float8, scales: ScaleMode::Row, ..problem };
-        assert!(Description::of(Kind::Hip, &quantised, 64).unwrap().has_scales);
+        assert!(Description::of(Kind::Hip, &quantised, STRIDES).unwrap().has_scales);
         for other in [
             GemmProblem { weight: float8, scales: ScaleMode::Row, ..problem },
             GemmProblem { scales: ScaleMode::Block { rows: 128, columns: 128 }, ..quantised },
+            GemmProblem { scales: ScaleMode::None, ..quantised },
             GemmProblem { activation: DataType::F32, ..problem },
             GemmProblem { weight: DataType::F32, activation: DataType::F32, ..problem },
             GemmProblem { output: DataType::F16, ..problem },
             GemmProblem { scales: ScaleMode::Tensor, ..problem },
         ] {
-            assert_eq!(Description::of(Kind::Hip, &other, 64), None, "{other}");
+            assert_eq!(Description::of(Kind::Hip, &other, STRIDES), None, "{other}");
         }
     }
 }

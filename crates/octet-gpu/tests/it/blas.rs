@@ -1,10 +1,13 @@
 //! Products by the simulator's hipBLASLt beside our own kernels, and the choice among them.
 
 use octet_backend::{
-    Activation, Backend, Batch, DataType, GemmRun, LinearPart, LinearSpec, LinearUse, TensorRole, TensorSpec,
-    TunableBackend, WeightScale, WeightView,
+    Activation, Backend, Batch, DataType, GemmDevice, GemmProblem, GemmRun, InputScale, LinearPart,
+    LinearSpec, LinearUse, TensorRole, TensorSpec, TunableBackend, WeightScale, WeightView,
 };
+use octet_float8::Float8Format;
 use octet_gpu::{BlasOptions, GpuBackend, GpuLinear, GpuOptions, GpuTensor};
+
+use octet_tune::MadeUpWeights;
 
 use crate::simulator::backend;
 
@@ -35,22 +38,51 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn load(backend: &mut GpuBackend, usage: LinearUse, has_bias: bool) -> GpuLinear {
-    let parts = if usage == LinearUse::Gated { 2 } else { 1 };
-    let bytes: Vec<u8> = numbers(FEATURES * COLUMNS, 7)
-        .into_iter()
-        .flat_map(|value| half::bf16::from_f32(value).to_le_bytes())
-        .collect();
-    let weight = WeightView {
-        bytes: &bytes,
-        data_type: DataType::BF16,
-        rows: FEATURES / parts,
-        columns: COLUMNS,
-        row_stride: COLUMNS,
-    };
-    let bias = has_bias.then(|| numbers(FEATURES, 3));
-    let spec = LinearSpec { data_type: DataType::BF16, usage, bias, input_scale: None };
-    backend.load_linear(spec, &vec![LinearPart { weight, scale: WeightScale::None }; parts]).unwrap()
+/// What a linear is made of.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    usage: LinearUse,
+    role: TensorRole,
+    data_type: DataType,
+    has_bias: bool,
+}
+
+impl Case {
+    const fn new(usage: LinearUse, role: TensorRole) -> Self {
+        Self { usage, role, data_type: DataType::BF16, has_bias: false }
+    }
+
+    /// FP8 by FP8.
+    const fn float8(self) -> Self {
+        Self { data_type: DataType::F8(Float8Format::E4M3), ..self }
+    }
+
+    fn load(self, backend: &mut GpuBackend) -> GpuLinear {
+        let parts = if self.usage == LinearUse::Gated { 2 } else { 1 };
+        let is_float8 = self.data_type.is_float8();
+        let values = numbers(FEATURES * COLUMNS, 7).into_iter();
+        let bytes: Vec<u8> = if is_float8 {
+            values.map(|value| Float8Format::E4M3.encode(value)).collect()
+        } else {
+            values.flat_map(|value| half::bf16::from_f32(value).to_le_bytes()).collect()
+        };
+        let weight = WeightView {
+            bytes: &bytes,
+            data_type: self.data_type,
+            rows: FEATURES / parts,
+            columns: COLUMNS,
+            row_stride: COLUMNS,
+        };
+        let scales: Vec<f32> = numbers(FEATURES / parts, 13).iter().map(|value| value + 1.5).collect();
+        let scale = if is_float8 { WeightScale::Channel(&scales) } else { WeightScale::None };
+        let spec = LinearSpec {
+            data_type: self.data_type,
+            usage: self.usage,
+            bias: self.has_bias.then(|| numbers(FEATURES, 3)),
+            input_scale: is_float8.then_some(InputScale::Dynamic),
+        };
+        backend.load_linear(spec, &vec![LinearPart { weight, scale }; parts]).unwrap()
+    }
 }
 
 /// A linear with its operands.
@@ -62,12 +94,12 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(options: &GpuOptions, usage: LinearUse, role: TensorRole, has_bias: bool) -> Self {
+    fn new(options: &GpuOptions, case: Case) -> Self {
         let mut backend = backend("gfx942", options);
-        let weight = load(&mut backend, usage, has_bias);
-        let features = if usage == LinearUse::Gated { FEATURES / 2 } else { FEATURES };
+        let weight = case.load(&mut backend);
+        let features = if case.usage == LinearUse::Gated { FEATURES / 2 } else { FEATURES };
         let mut tensor = |role, columns| backend.allocate(TensorSpec { role, rows: ROWS, columns }).unwrap();
-        let (mut input, output) = (tensor(TensorRole::Activation, COLUMNS), tensor(role, features));
+        let (mut input, output) = (tensor(TensorRole::Activation, COLUMNS), tensor(case.role, features));
         backend.write_tensor(&mut input, &numbers(ROWS * COLUMNS, 11)).unwrap();
         Self { backend, weight, input, output }
     }
@@ -118,21 +150,27 @@ fn expect_near(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 
 #[test]
 fn every_solution_computes_what_our_kernels_compute() {
+    let wide = Case::new(LinearUse::Multiply, TensorRole::Residual);
+    let narrow = Case::new(LinearUse::Multiply, TensorRole::Activation);
+    let gated = Case::new(LinearUse::Gated, TensorRole::Activation);
     let cases = [
-        (LinearUse::Multiply, TensorRole::Residual, false, 1e-5),
-        (LinearUse::Multiply, TensorRole::Activation, false, 1.0 / 128.0),
-        (LinearUse::Multiply, TensorRole::Residual, true, 1e-5),
-        (LinearUse::Gated, TensorRole::Activation, false, 1.0 / 64.0),
+        (wide, 1e-5),
+        (narrow, 1.0 / 128.0),
+        (Case { has_bias: true, ..wide }, 1e-5),
+        (gated, 1.0 / 64.0),
+        (wide.float8(), 1e-5),
+        (Case { has_bias: true, ..narrow.float8() }, 1.0 / 128.0),
+        (gated.float8(), 1.0 / 64.0),
     ];
-    for (usage, role, has_bias, tolerance) in cases {
-        let mut bench = Bench::new(&with_workspace(), usage, role, has_bias);
+    for (case, tolerance) in cases {
+        let mut bench = Bench::new(&with_workspace(), case);
         let expected = bench.by("Octet_Tile_32");
         let named = bench.solutions(ROWS);
         assert_eq!(named[0], "Default");
         for solution in OWN.iter().chain(&SOLUTIONS).chain(&["Default"]) {
             assert!(named.iter().any(|name| name == solution), "{solution} among {named:?}");
             let found = bench.by(solution);
-            expect_near(&format!("{usage:?} to {role:?} by {solution}"), &found, &expected, tolerance);
+            expect_near(&format!("{case:?} by {solution}"), &found, &expected, tolerance);
         }
         let run = GemmRun {
             weight: &bench.weight,
@@ -148,7 +186,7 @@ fn every_solution_computes_what_our_kernels_compute() {
 
 #[test]
 fn a_choice_decides_who_computes_and_holds_for_its_bucket() {
-    let mut bench = Bench::new(&with_workspace(), LinearUse::Multiply, TensorRole::Residual, false);
+    let mut bench = Bench::new(&with_workspace(), Case::new(LinearUse::Multiply, TensorRole::Residual));
     let (ours, library) = (bench.by("Octet_Tile_32"), bench.by("Gemm_Hipblaslt_902"));
     assert!(ours != library, "sums in another order have other last bits");
     assert!(bench.step(None) == library, "many rows are the library's without a choice");
@@ -176,7 +214,7 @@ fn without_a_library_our_own_kernels_do_all() {
         BlasOptions { library: Some("/nowhere/libhipblaslt.so.1".into()), ..BlasOptions::default() };
     let off = BlasOptions { is_off: true, ..BlasOptions::default() };
     for blas in [missing, off] {
-        let mut bench = Bench::new(&options(blas), LinearUse::Multiply, TensorRole::Residual, false);
+        let mut bench = Bench::new(&options(blas), Case::new(LinearUse::Multiply, TensorRole::Residual));
         assert_eq!(bench.solutions(ROWS), ["Default", "Octet_Skinny", "Octet_Tile_Large"]);
         assert_eq!(bench.solutions(100), ["Default", "Octet_Tile_32"]);
         let ours = bench.by("Octet_Tile_32");
@@ -228,4 +266,33 @@ fn a_product_that_no_library_takes_is_ours() {
     backend.begin_step(&batch).unwrap();
     backend.gated_linear(&weight, Activation::Silu, &input, &mut output).unwrap();
     assert!(backend.read_tensor(&output, 40).unwrap().iter().all(|&value| value == 0.0), "of zeros");
+}
+
+#[test]
+fn products_of_pytorchs_untuned_files_get_made_up_operands() {
+    let names = [
+        ("GemmTunableOp_BFloat16_TN", "tn_64_20_128", "BFloat16"),
+        ("GemmTunableOp_BFloat16_BFloat16_float_TN", "tn_64_20_128", "float"),
+        (
+            "ScaledGemmTunableOp_Float8_e4m3fn_Float8_e4m3fn_BFloat16_TN",
+            "tn_64_20_128_rw_1_bias_None",
+            "fnuz",
+        ),
+        ("GemmTunableOp_Half_TN", "tn_64_20_128", "Half_BFloat16_BFloat16"),
+    ];
+    let mut device = MadeUpWeights::new(backend("gfx942", &with_workspace()), 1);
+    for (operation, parameters, word) in names {
+        let problem = GemmProblem::from_signatures(operation, parameters).unwrap();
+        let here = device.backend().gemm_equivalent(&problem).unwrap();
+        assert!(here.operation_signature().contains(word), "{}", here.operation_signature());
+        device.begin(&here).unwrap();
+        let solutions = device.solutions(&here);
+        let of_library = solutions.iter().filter(|name| name.starts_with("Gemm_Hipblaslt_")).count();
+        assert_eq!(of_library, if word == "Half_BFloat16_BFloat16" { 0 } else { 4 }, "{here}: {solutions:?}");
+        for solution in solutions {
+            assert!(device.run(&here, &solution, 0).unwrap().as_nanos() > 0);
+            let output = device.output(&here).unwrap();
+            assert!(output.iter().all(|value| value.is_finite()) && output.iter().any(|&value| value != 0.0));
+        }
+    }
 }

@@ -23,6 +23,15 @@ fn exact() -> GpuOptions {
     GpuOptions { activations: ActivationType::F32, without_graphs: true, ..GpuOptions::default() }
 }
 
+/// As models run: activations of 16 bits, and FP8 times FP8 where the checkpoint foresees it.
+#[test]
+fn float8_times_float8_is_what_the_oracle_quantises() {
+    let options = GpuOptions { without_graphs: true, ..GpuOptions::default() };
+    for device in ["gfx942", "gfx950", "gfx1201"] {
+        octet_conformance::float8_inputs(&mut backend(device, &options));
+    }
+}
+
 /// A test for each part and device, so that they run beside each other and a failure names its place.
 macro_rules! parts {
     ($device:ident: $($part:ident),*) => {

@@ -32,7 +32,7 @@ struct Usage {
 type Table = BTreeMap<(String, String, String), Usage>;
 
 /// The modules that models use, and two of the exact ones.
-fn sources() -> Vec<Source> {
+fn sources(architecture: Architecture) -> Vec<Source> {
     use ElementType::{BF16, E4M3, E5M2, F16, F32};
     let mut sources = vec![Source::rows()];
     for cache in [BF16, E4M3, E5M2] {
@@ -45,6 +45,9 @@ fn sources() -> Vec<Source> {
     sources.extend([BF16, F16, F32, E4M3, E5M2].map(|weight| Source::linear(weight, BF16, false)));
     sources.extend([E4M3, E5M2].map(|weight| Source::linear(weight, BF16, true)));
     sources.extend([BF16, F32].map(|weight| Source::linear(weight, F32, false)));
+    if architecture.multiplies_float8() {
+        sources.extend([Source::quantise(), Source::linear_float8()]);
+    }
     sources
 }
 
@@ -75,15 +78,20 @@ fn compile_all(
     architectures: &[&str],
     compile: impl Fn(Architecture, &Source) -> Vec<(String, Usage)> + Sync,
 ) -> Table {
-    let sources = sources();
-    let jobs: Vec<_> =
-        architectures.iter().flat_map(|name| sources.iter().map(move |source| (*name, source))).collect();
+    let jobs: Vec<(&str, Architecture, Source)> = architectures
+        .iter()
+        .flat_map(|&name| {
+            let architecture = Architecture::parse(name).unwrap();
+            sources(architecture).into_iter().map(move |source| (name, architecture, source))
+        })
+        .collect();
     let (next, table) = (AtomicUsize::new(0), Mutex::new(Table::new()));
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Some((name, source)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let usages = compile(Architecture::parse(name).unwrap(), source);
+                while let Some((name, architecture, source)) = jobs.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let usages = compile(*architecture, source);
                     assert!(!usages.is_empty(), "{} for {name} has no kernels", source.title());
                     for (kernel, usage) in usages {
                         table.lock().unwrap().insert(((*name).to_owned(), source.title(), kernel), usage);

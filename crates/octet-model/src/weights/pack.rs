@@ -134,7 +134,7 @@ impl<'a, B: Backend> Packer<'a, B> {
             data_type: plan.data_type,
             usage: plan.usage,
             bias: fetched.bias,
-            input_scale: fetched.input_scale,
+            input_scale: plan.input_scale(fetched.input_scale),
         };
         let linear =
             self.backend.load_linear(spec, &parts).map_err(|error| name_damage(plan, &parts, error))?;

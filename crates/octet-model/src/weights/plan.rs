@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use octet_backend::{DataType, LinearUse};
+use octet_backend::{DataType, InputScale, LinearUse};
 
 use crate::checkpoint::{Checkpoint, Dummy, StoredTensor, data_type, first_of};
 use crate::kv_scales::KvScales;
@@ -51,6 +51,8 @@ pub(crate) struct PartPlan {
     pub(crate) scale: Option<(TensorPlan, Granularity)>,
     /// The input's static scale.
     pub(crate) input_scale: Option<TensorPlan>,
+    /// What is foreseen for its input.
+    pub(crate) activation: ActivationScheme,
     /// The bias of these rows.
     pub(crate) bias: Option<TensorPlan>,
 }
@@ -68,6 +70,19 @@ pub(crate) struct LinearPlan {
     pub(crate) online: Option<OnlineQuantization>,
     /// Its shards.
     pub(crate) parts: Vec<PartPlan>,
+}
+
+impl LinearPlan {
+    /// How the input is quantised on devices that multiply FP8; `fixed` is the checkpoint's scale.
+    pub(super) fn input_scale(&self, fixed: Option<f32>) -> Option<InputScale> {
+        let is = |scheme| self.parts.iter().all(|part| part.activation == scheme);
+        match fixed {
+            Some(scale) if is(ActivationScheme::Static) => Some(InputScale::Static(scale)),
+            // What is quantised while it loads is so as vLLM does it.
+            _ if is(ActivationScheme::Dynamic) || self.online.is_some() => Some(InputScale::Dynamic),
+            _ => None,
+        }
+    }
 }
 
 /// The tensors of one layer.
@@ -310,13 +325,23 @@ impl Planner<'_> {
             ActivationScheme::Unquantized | ActivationScheme::Dynamic => None,
         };
         let scale = Some((scale, granularity));
-        Ok(PartPlan { weight, data_type, rows, columns, scale, input_scale, bias: None })
+        Ok(PartPlan { weight, data_type, rows, columns, scale, input_scale, activation, bias: None })
     }
 
     fn plain_part(&mut self, name: &str, rows: usize, columns: usize) -> Result<PartPlan, ModelError> {
         let weight = self.tensor(format!("{name}.weight"), &[&[rows, columns]])?;
         let data_type = self.element_type(&weight, false)?.unwrap_or(self.options.data_type);
-        Ok(PartPlan { weight, data_type, rows, columns, scale: None, input_scale: None, bias: None })
+        let activation = ActivationScheme::Unquantized;
+        Ok(PartPlan {
+            weight,
+            data_type,
+            rows,
+            columns,
+            scale: None,
+            input_scale: None,
+            activation,
+            bias: None,
+        })
     }
 
     /// DeepSeek's name for the same dequantisation scale is `weight_scale_inv`.

@@ -183,3 +183,35 @@ fn a_tensor_of_another_shape_is_a_fault_of_the_model() {
     begin(&mut backend, &[0], &[]);
     let _ = backend.linear(&weight, &input, &mut output, false);
 }
+
+#[test]
+fn inputs_are_quantised_where_the_weight_says_how() {
+    use octet_backend::InputScale;
+    // Weights of 1 and 0: the first feature reads the first input, the second both.
+    let codes = [0x38, 0, 0x38, 0x38];
+    let format = DataType::F8(Float8Format::E4M3);
+    let view = WeightView { bytes: &codes, data_type: format, rows: 2, columns: 2, row_stride: 2 };
+    let part = LinearPart { weight: view, scale: WeightScale::Tensor(2.0) };
+    let run = |mut backend: ReferenceBackend, input_scale, input: [f32; 2]| {
+        let spec = LinearSpec { data_type: format, usage: LinearUse::Multiply, bias: None, input_scale };
+        let weight = backend.load_linear(spec, &[part]).unwrap();
+        let mut tensor =
+            || backend.allocate(TensorSpec { role: TensorRole::Activation, rows: 1, columns: 2 }).unwrap();
+        let (mut source, mut output) = (tensor(), tensor());
+        backend.write_tensor(&mut source, &input).unwrap();
+        let mut batch = Batch::default();
+        batch.push_sequence(&[0], 0, &[1]);
+        backend.begin_step(&batch).unwrap();
+        backend.linear(&weight, &source, &mut output, false).unwrap();
+        backend.read_tensor(&output, 1).unwrap()
+    };
+    let scale = Some(InputScale::Static(0.5));
+    assert_eq!(run(ReferenceBackend::new(), scale, [1.06, 3.0]), [2.12, 8.12]);
+    // 2.12 lies between the codes 2 and 2.25; 1000 is clamped to 448.
+    assert_eq!(run(ReferenceBackend::with_float8_inputs(), scale, [1.06, 3.0]), [2.0, 8.0]);
+    assert_eq!(run(ReferenceBackend::with_float8_inputs(), scale, [500.0, 0.0]), [448.0, 448.0]);
+    // The largest of the row becomes 448, exactly.
+    let dynamic = Some(InputScale::Dynamic);
+    assert_eq!(run(ReferenceBackend::with_float8_inputs(), dynamic, [448.0, 17.1]), [896.0, 932.0]);
+    assert_eq!(run(ReferenceBackend::with_float8_inputs(), None, [1.0, 17.1]), [2.0, 36.2]);
+}
