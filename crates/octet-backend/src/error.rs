@@ -65,6 +65,14 @@ pub enum BackendError {
         /// What it must be a positive multiple of.
         multiple_of: usize,
     },
+    /// One of the device's ways to solve a product does not take this one.
+    #[error("solution {solution} does not compute this product: {reason}")]
+    Solution {
+        /// Its name.
+        solution: String,
+        /// Why not, in the device's or its library's words.
+        reason: String,
+    },
     /// The device itself failed: a driver or library call, a lost device.
     #[error("the device failed: {0}")]
     Device(String),

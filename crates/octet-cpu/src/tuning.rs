@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use octet_backend::{
     Activation, Backend, BackendError, DataType, GemmProblem, GemmRun, LinearPart, LinearSpec, LinearUse,
-    ScaleMode, TokenBucket, TunableBackend, Validator, WeightScale,
+    ScaleMode, TokenBucket, TunableBackend, Validator,
 };
 
-use crate::backend::{CpuBackend, CpuLinear};
+use crate::backend::{CpuBackend, CpuLinear, CpuTensor};
 use crate::kernels::linear::{self, DEFAULT, Schedule, can_pack, candidates};
 
 /// Chosen schedules by problem and number of rows.
@@ -56,20 +56,6 @@ impl Choices {
 
 /// The problem of a weight for one token.
 pub(crate) fn problem_of(spec: &LinearSpec, parts: &[LinearPart<'_>]) -> GemmProblem {
-    let scales = parts.iter().map(|part| match part.scale {
-        WeightScale::None => ScaleMode::None,
-        WeightScale::Tensor(_) => ScaleMode::Tensor,
-        WeightScale::Channel(_) => ScaleMode::Row,
-        WeightScale::Block { rows_per_block, columns_per_block, .. } => {
-            ScaleMode::Block { rows: rows_per_block, columns: columns_per_block }
-        }
-    });
-    let rank = |mode: &ScaleMode| match mode {
-        ScaleMode::None => 0,
-        ScaleMode::Tensor => 1,
-        ScaleMode::Row => 2,
-        ScaleMode::Block { .. } => 3,
-    };
     GemmProblem {
         rows: parts.iter().map(|part| part.weight.rows).sum(),
         bucket: TokenBucket::of(1),
@@ -77,7 +63,7 @@ pub(crate) fn problem_of(spec: &LinearSpec, parts: &[LinearPart<'_>]) -> GemmPro
         weight: spec.data_type,
         activation: DataType::F32,
         output: DataType::F32,
-        scales: scales.max_by_key(rank).unwrap_or(ScaleMode::None),
+        scales: ScaleMode::of_parts(parts),
         has_bias: spec.bias.is_some(),
         is_gated: spec.usage == LinearUse::Gated,
     }
@@ -93,7 +79,8 @@ impl CpuBackend {
         match all.into_iter().find(|(known, _)| known == name) {
             Some((_, schedule)) => Ok(Some(schedule)),
             None => {
-                Err(BackendError::Limit { what: "the solution's number in its table", value: 1, limit: 0 })
+                let (solution, reason) = (name.to_owned(), "the table has no such entry for it".to_owned());
+                Err(BackendError::Solution { solution, reason })
             }
         }
     }
@@ -110,8 +97,14 @@ impl TunableBackend for CpuBackend {
         ]
     }
 
-    fn gemm_problem(&self, linear: &CpuLinear, tokens: usize) -> GemmProblem {
-        self.choices.problem(linear.family()).with_tokens(tokens)
+    fn gemm_problem(
+        &self,
+        weight: &CpuLinear,
+        _input: &CpuTensor,
+        _output: &CpuTensor,
+        tokens: usize,
+    ) -> GemmProblem {
+        self.choices.problem(weight.family()).with_tokens(tokens)
     }
 
     fn gemm_equivalent(&self, problem: &GemmProblem) -> Option<GemmProblem> {
@@ -129,7 +122,7 @@ impl TunableBackend for CpuBackend {
 
     fn time_gemm(&mut self, run: GemmRun<'_, Self>) -> Result<Duration, BackendError> {
         let GemmRun { weight, solution, rows, input, output } = run;
-        let problem = self.gemm_problem(weight, rows);
+        let problem = self.gemm_problem(weight, input, output, rows);
         let schedule = self.schedule(&problem, solution)?;
         let packed = weight.packed();
         input.check("the product's input", rows, packed.columns());
@@ -170,7 +163,7 @@ impl TunableBackend for CpuBackend {
 
 #[cfg(test)]
 mod tests {
-    use octet_backend::{TensorRole, TensorSpec, WeightView};
+    use octet_backend::{TensorRole, TensorSpec, WeightScale, WeightView};
 
     use super::*;
     use crate::{CpuOptions, PoolOptions, ThreadBinding};
@@ -204,7 +197,9 @@ mod tests {
         let mut backend = backend();
         let (one, other) = (load(&mut backend, LinearUse::Multiply), load(&mut backend, LinearUse::Multiply));
         let gated = load(&mut backend, LinearUse::Gated);
-        let problem = backend.gemm_problem(&one, 11);
+        let spec = TensorSpec { role: TensorRole::Activation, rows: 16, columns: COLUMNS };
+        let tensor = backend.allocate(spec).unwrap();
+        let problem = backend.gemm_problem(&one, &tensor, &tensor, 11);
         assert_eq!(problem.parameter_signature(), "tn_48_12_64_ld_64_64_48");
         assert_eq!(problem.operation_signature(), "GemmTunableOp_BFloat16_float_float_TN");
         let solutions = backend.gemm_solutions(&problem);
@@ -234,7 +229,7 @@ mod tests {
             let mut input = backend.allocate(spec(COLUMNS)).unwrap();
             let mut output = backend.allocate(spec(ROWS)).unwrap();
             backend.write_tensor(&mut input, &vec![0.5; rows * COLUMNS]).unwrap();
-            let problem = backend.gemm_problem(&weight, rows);
+            let problem = backend.gemm_problem(&weight, &input, &output, rows);
             for solution in backend.gemm_solutions(&problem) {
                 backend.write_tensor(&mut output, &vec![f32::NAN; rows * ROWS]).unwrap();
                 let run = GemmRun {

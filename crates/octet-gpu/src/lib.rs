@@ -21,6 +21,7 @@
 
 mod architecture;
 mod backend;
+mod blas;
 mod bundle;
 mod cache;
 mod driver;
@@ -35,6 +36,7 @@ pub use architecture::Architecture;
 pub use backend::{
     ActivationType, GpuBackend, GpuKvCache, GpuLinear, GpuOptions, GpuRope, GpuTensor, GpuVector,
 };
+pub use blas::BlasOptions;
 pub use bundle::BundleWriter;
 pub use driver::{Activity, Device, DeviceReport, Kind, Runtime, device_was_lost};
 pub use end::end_process;

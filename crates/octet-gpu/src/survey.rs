@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::blas::BlasApi;
 use crate::{DeviceReport, Kind, Runtime};
 
 /// What was found of one runtime.
@@ -11,6 +12,8 @@ pub struct RuntimeReport {
     pub kind: Kind,
     /// Version and place, or why it cannot be used.
     pub runtime: Result<String, String>,
+    /// The BLAS library beside it, which is optional: where it was found, or what was looked for.
+    pub blas: Result<String, String>,
     /// Its devices, or why they cannot be listed.
     pub devices: Result<Vec<DeviceReport>, String>,
 }
@@ -23,11 +26,20 @@ pub fn survey(path: Option<&Path>) -> Vec<RuntimeReport> {
 
 fn report(kind: Kind, path: Option<&Path>) -> RuntimeReport {
     match Runtime::load(kind, path) {
-        Ok(runtime) => RuntimeReport {
+        Ok(runtime) => {
+            let blas = BlasApi::load(kind, path).map(|blas| blas.describe());
+            RuntimeReport {
+                kind,
+                runtime: Ok(runtime.describe()),
+                blas: blas.map_err(|error| error.to_string()),
+                devices: runtime.devices().map_err(|error| error.to_string()),
+            }
+        }
+        Err(error) => RuntimeReport {
             kind,
-            runtime: Ok(runtime.describe()),
-            devices: runtime.devices().map_err(|error| error.to_string()),
+            runtime: Err(error.to_string()),
+            blas: Err("without the runtime it is not looked for".to_owned()),
+            devices: Ok(Vec::new()),
         },
-        Err(error) => RuntimeReport { kind, runtime: Err(error.to_string()), devices: Ok(Vec::new()) },
     }
 }

@@ -108,6 +108,17 @@ impl<B: Backend> Workspace<B> {
             Product::Head => (&mut self.gathered_normed, &mut self.logits),
         }
     }
+
+    /// The same, to look at.
+    pub(crate) fn view_of(&self, product: Product) -> (&B::Tensor, &B::Tensor) {
+        match product {
+            Product::Qkv => (&self.normed, &self.qkv),
+            Product::Output => (&self.attended, &self.residual),
+            Product::GateUp => (&self.normed, &self.gated),
+            Product::Down => (&self.gated, &self.residual),
+            Product::Head => (&self.gathered_normed, &self.logits),
+        }
+    }
 }
 
 impl<B: Backend> Decoder<B> {

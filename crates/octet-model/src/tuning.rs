@@ -38,7 +38,7 @@ impl<B: TunableBackend> Runner<B> {
             let buckets = buckets.iter().filter(|bucket| self.can_have(product, *bucket));
             for bucket in buckets {
                 for weight in self.decoder.weights_of(product) {
-                    let problem = self.backend.gemm_problem(weight, bucket.tokens());
+                    let problem = self.problem(product, weight, bucket);
                     if !problems.contains(&problem) {
                         problems.push(problem);
                     }
@@ -89,13 +89,18 @@ impl<B: TunableBackend> Runner<B> {
         problem.bucket.tokens().min(self.most_rows(product))
     }
 
+    fn problem(&self, product: Product, weight: &B::Linear, bucket: TokenBucket) -> GemmProblem {
+        let (input, output) = self.workspace.view_of(product);
+        self.backend.gemm_problem(weight, input, output, bucket.tokens())
+    }
+
     /// Where a problem's weights are.
     fn places(&self, problem: &GemmProblem) -> Vec<(Product, usize)> {
         let products = Product::ALL.into_iter().filter(|it| self.can_have(*it, problem.bucket));
         let mut places = Vec::new();
         for product in products {
             for (layer, weight) in self.decoder.weights_of(product).enumerate() {
-                if self.backend.gemm_problem(weight, problem.bucket.tokens()) == *problem {
+                if self.problem(product, weight, problem.bucket) == *problem {
                     places.push((product, layer));
                 }
             }

@@ -9,6 +9,27 @@ use crate::settings::{NumericalCheck, TuningSettings};
 
 const PREFIX: &str = "PYTORCH_TUNABLEOP_";
 
+/// PyTorch's variable for the memory that a GPU's BLAS library may use, in KiB. It has no prefix.
+const WORKSPACE: &str = "HIPBLASLT_WORKSPACE_SIZE";
+
+/// What variables say about a GPU's BLAS library.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LibraryChoice {
+    /// Whether its solutions take part, if it is said.
+    pub is_enabled: Option<bool>,
+    /// Memory that they may use, if it is said.
+    pub workspace_bytes: Option<usize>,
+}
+
+impl LibraryChoice {
+    /// The variables that said something, for devices without such a library.
+    #[must_use]
+    pub fn variables(&self) -> Vec<String> {
+        let enabled = self.is_enabled.map(|_| format!("{PREFIX}HIPBLASLT_ENABLED"));
+        enabled.into_iter().chain(self.workspace_bytes.map(|_| WORKSPACE.to_owned())).collect()
+    }
+}
+
 /// Where lines about single results go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum VerboseOutput {
@@ -44,6 +65,8 @@ pub struct Environment {
     pub rotating_bytes: Option<usize>,
     /// `NUMERICAL_CHECK` and the limits of time and iterations.
     pub settings: TuningSettings,
+    /// `HIPBLASLT_ENABLED` and `HIPBLASLT_WORKSPACE_SIZE`.
+    pub library: LibraryChoice,
     /// Variables that are set and mean nothing here.
     pub ignored: Vec<String>,
 }
@@ -60,6 +83,7 @@ impl Default for Environment {
             names_results: false,
             untuned: UNTUNED_FILE.into(),
             rotating_bytes: None,
+            library: LibraryChoice::default(),
             settings: TuningSettings::default(),
             ignored: Vec::new(),
         }
@@ -76,11 +100,11 @@ impl Environment {
         let mut sorted: Vec<_> = variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         sorted.sort();
         for (variable, value) in sorted {
-            if variable == "HIPBLASLT_WORKSPACE_SIZE" {
-                environment.ignored.push(variable);
-                continue;
-            }
-            let Some(name) = variable.strip_prefix(PREFIX) else { continue };
+            let name = match variable.strip_prefix(PREFIX) {
+                Some(name) => name,
+                None if variable == WORKSPACE => WORKSPACE,
+                None => continue,
+            };
             match environment.take(name, &value) {
                 Ok(true) => {}
                 Ok(false) => environment.ignored.push(variable),
@@ -112,6 +136,11 @@ impl Environment {
                 self.names_results = true;
             }
             "UNTUNED_FILENAME" => self.untuned = value.into(),
+            "HIPBLASLT_ENABLED" => self.library.is_enabled = Some(flag(value)?),
+            WORKSPACE => {
+                let kibibytes = value.parse::<usize>().ok().and_then(|size| size.checked_mul(1 << 10));
+                self.library.workspace_bytes = Some(kibibytes.ok_or("a number of KiB")?);
+            }
             "NUMERICAL_CHECK" => self.settings.check = check(value)?,
             "MAX_TUNING_DURATION_MS" => limits.solution = milliseconds(value)?,
             "MAX_TUNING_ITERATIONS" => limits.iterations = count(value)?,
@@ -210,12 +239,19 @@ mod tests {
         let set = read(&[
             ("PYTORCH_TUNABLEOP_ROCBLAS_ENABLED", "1"),
             ("PYTORCH_TUNABLEOP_BLAS_LOG", "1"),
+            ("PYTORCH_TUNABLEOP_HIPBLASLT_ENABLED", "0"),
             ("HIPBLASLT_WORKSPACE_SIZE", "1024"),
         ])
         .unwrap();
+        assert_eq!(set.ignored, ["PYTORCH_TUNABLEOP_BLAS_LOG", "PYTORCH_TUNABLEOP_ROCBLAS_ENABLED"]);
         assert_eq!(
-            set.ignored,
-            ["HIPBLASLT_WORKSPACE_SIZE", "PYTORCH_TUNABLEOP_BLAS_LOG", "PYTORCH_TUNABLEOP_ROCBLAS_ENABLED"]
+            set.library,
+            LibraryChoice { is_enabled: Some(false), workspace_bytes: Some(1 << 20) },
+            "of a GPU's library"
+        );
+        assert_eq!(
+            set.library.variables(),
+            ["PYTORCH_TUNABLEOP_HIPBLASLT_ENABLED", "HIPBLASLT_WORKSPACE_SIZE"]
         );
     }
 
@@ -228,6 +264,7 @@ mod tests {
             ("PYTORCH_TUNABLEOP_NUMERICAL_CHECK", "-1_1"),
             ("PYTORCH_TUNABLEOP_MAX_TUNING_DURATION_MS", "30ms"),
             ("PYTORCH_TUNABLEOP_ROTATING_BUFFER_SIZE", "x"),
+            ("HIPBLASLT_WORKSPACE_SIZE", "-1"),
         ] {
             let error = read(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");

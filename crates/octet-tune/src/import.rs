@@ -4,11 +4,23 @@
 use std::io;
 use std::path::Path;
 
-use octet_backend::{GemmDevice, Validator};
+use octet_backend::{GemmDevice, GemmProblem, Validator};
 
 use crate::error::ImportError;
 use crate::file;
-use crate::results::{Note, PYTORCH_VERSION, Parsed, Results, first_mismatch};
+use crate::results::{Mismatch, Note, PYTORCH_VERSION, Parsed, Results, TunedGemm};
+
+/// Solution that PyTorch writes if its library's own choice was the best: no solution of ours.
+const LIBRARY_DEFAULT: &str = "Default";
+
+/// What a device took over.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TakenOver {
+    /// Results that it uses from now on, by the problem for which it does.
+    pub taken: Vec<(GemmProblem, TunedGemm)>,
+    /// Lines that it cannot use, and why.
+    pub left: Vec<Note>,
+}
 
 /// Reads a file of PyTorch's for a device. `device_name` is for the error. Lines that cannot be used are noted and
 /// skipped.
@@ -38,8 +50,54 @@ pub fn import(
             device: device_name.to_owned(),
         });
     }
-    if let Some(mismatch) = first_mismatch(&libraries, &here) {
+    if let Some(mismatch) = mismatch(&libraries, &here) {
         return Err(ImportError::Mismatch { path: path.to_owned(), mismatch });
     }
     Ok((parsed.results, parsed.notes))
+}
+
+/// The first thing that the device vouches for and the file does not have so. A device may know several ways to write
+/// one version, of which the file has one. What the file says of other libraries does not matter: the device has none of
+/// their solutions.
+fn mismatch(file: &[Validator], device: &[Validator]) -> Option<Mismatch> {
+    device.iter().find_map(|here| {
+        let is_known = |there: &&Validator| device.contains(there);
+        let mut there = file.iter().filter(|there| there.key == here.key).peekable();
+        let is_missing = there.peek().is_none();
+        let other = there.find(|there| !is_known(there));
+        (is_missing || other.is_some()).then(|| Mismatch {
+            key: here.key.clone(),
+            file: other.map(|other| other.value.clone()),
+            device: Some(here.value.clone()),
+        })
+    })
+}
+
+/// Chooses PyTorch's solutions on a device, as far as it has both product and solution. PyTorch knows no product that
+/// combines gate and up projection: what it found for their plain product holds for that too.
+pub fn take_over(results: &Results, device: &mut dyn GemmDevice) -> TakenOver {
+    let mut over = TakenOver::default();
+    for (problem, tuned) in results.iter() {
+        let mut is_here = false;
+        let before = over.taken.len();
+        for problem in [*problem, GemmProblem { is_gated: true, ..*problem }] {
+            if device.solutions(&problem).is_empty() {
+                continue;
+            }
+            is_here = true;
+            if tuned.solution != LIBRARY_DEFAULT && device.choose(&problem, &tuned.solution) {
+                over.taken.push((problem, tuned.clone()));
+            }
+        }
+        if over.taken.len() == before {
+            let reason = match (is_here, tuned.solution.as_str()) {
+                (false, _) => "no product of this model has these sizes and types",
+                (true, LIBRARY_DEFAULT) => "it is the choice of PyTorch's library, which is not asked here",
+                (true, _) => "it is no solution of this device for it",
+            };
+            let text = format!("{} for {problem}: {reason}", tuned.solution);
+            over.left.push(Note { line: tuned.line.unwrap_or(0), text });
+        }
+    }
+    over
 }

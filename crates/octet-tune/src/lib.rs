@@ -43,10 +43,10 @@ mod tuner;
 mod untuned;
 
 pub use apply::{Applied, apply};
-pub use environment::{Environment, VerboseOutput};
+pub use environment::{Environment, LibraryChoice, VerboseOutput};
 pub use error::{ImportError, TuneError};
 pub use file_name::{RESULTS_FILE, UNTUNED_FILE, results_file, untuned_file};
-pub use import::import;
+pub use import::{TakenOver, import, take_over};
 pub use line::LineFault;
 pub use made_up::MadeUpWeights;
 pub use results::{Mismatch, Note, Results, TunedGemm};

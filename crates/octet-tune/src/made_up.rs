@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use octet_backend::{
-    BackendError, DataType, GemmDevice, GemmProblem, GemmRun, LinearPart, LinearSpec, LinearUse, ScaleMode,
-    TensorRole, TensorSpec, TunableBackend, Validator, WeightScale, WeightView,
+    BackendError, DataType, GemmDevice, GemmProblem, GemmRun, InputScale, LinearPart, LinearSpec, LinearUse,
+    ScaleMode, TensorRole, TensorSpec, TunableBackend, Validator, WeightScale, WeightView,
 };
 
 /// Weights that take turns are no more than this many.
@@ -62,7 +62,7 @@ impl<B: TunableBackend> MadeUpWeights<B> {
             data_type: problem.weight,
             usage,
             bias: problem.has_bias.then(|| vec![0.5; problem.rows]),
-            input_scale: None,
+            input_scale: problem.activation.is_float8().then_some(InputScale::Dynamic),
         };
         self.backend.load_linear(spec, &vec![LinearPart { weight, scale }; parts])
     }
@@ -150,9 +150,12 @@ impl<B: TunableBackend> GemmDevice for MadeUpWeights<B> {
             }
         };
         let rows = problem.bucket.tokens();
-        let mut tensor =
-            |columns| self.backend.allocate(TensorSpec { role: TensorRole::Activation, rows, columns });
-        let (mut input, output) = (tensor(problem.columns)?, tensor(problem.output_columns())?);
+        let mut tensor = |role, columns| self.backend.allocate(TensorSpec { role, rows, columns });
+        // What is wider than activations is a residual or logits, which have one element type.
+        let role =
+            if problem.output == problem.activation { TensorRole::Activation } else { TensorRole::Residual };
+        let mut input = tensor(TensorRole::Activation, problem.columns)?;
+        let output = tensor(role, problem.output_columns())?;
         self.backend.write_tensor(&mut input, &inputs(rows * problem.columns))?;
         self.operands = Some(Operands { problem: *problem, weights, input, output });
         Ok(())

@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use octet_backend::Backend as _;
 use octet_cpu::CpuBackend;
-use octet_gpu::{GpuBackend, GpuOptions, Kind, Runtime};
+use octet_gpu::{BlasOptions, GpuBackend, GpuOptions, Kind, Runtime};
+use octet_tune::LibraryChoice;
 
 use crate::cli::Device;
 use crate::{report, settings};
 
 /// A library that stands for HIP, hiprtc and hipBLASLt.
 const HIP_VARIABLE: &str = "OCTET_HIP_LIBRARY";
+/// Kernels that were made at release time, for machines without hiprtc or NVRTC.
+const BUNDLE_VARIABLE: &str = "OCTET_KERNEL_BUNDLE";
 /// Folder of compiled kernels.
 const CACHE_VARIABLE: &str = "OCTET_KERNEL_CACHE";
 
@@ -57,7 +60,12 @@ fn automatic() -> Chosen {
 }
 
 fn hip_library() -> Option<PathBuf> {
-    std::env::var_os(HIP_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
+    variable(HIP_VARIABLE)
+}
+
+/// A path that the environment names.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 fn load(kind: Kind) -> Result<Runtime> {
@@ -90,15 +98,27 @@ fn first(runtime: &Runtime) -> Result<octet_gpu::Device> {
 ///
 /// # Errors
 /// Of the driver or the compiler.
-pub(crate) fn gpu_backend(device: octet_gpu::Device, step_timeout: Option<u64>) -> Result<GpuBackend> {
-    let step_limit = settings::step_limit(step_timeout);
-    let options = GpuOptions { kernel_cache: kernel_cache(), step_limit, ..GpuOptions::default() };
+pub(crate) fn gpu_backend(
+    device: octet_gpu::Device,
+    library: &LibraryChoice,
+    step_timeout: Option<u64>,
+) -> Result<GpuBackend> {
+    let options = GpuOptions {
+        kernel_cache: kernel_cache(),
+        kernel_bundle: variable(BUNDLE_VARIABLE),
+        step_limit: settings::step_limit(step_timeout),
+        blas: BlasOptions {
+            is_off: library.is_enabled == Some(false),
+            library: None,
+            workspace_bytes: library.workspace_bytes,
+        },
+        ..GpuOptions::default()
+    };
     GpuBackend::new(device, &options).context("the GPU cannot be used")
 }
 
 /// `OCTET_KERNEL_CACHE`, else `octet/kernels` in the user's cache folder.
 fn kernel_cache() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable(CACHE_VARIABLE).or_else(|| {
         let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
         Some(cache.join("octet/kernels"))
@@ -114,7 +134,13 @@ pub(crate) fn list() -> Result<()> {
     for report in octet_gpu::survey(hip_library().as_deref()) {
         let name = report.kind.name();
         match report.runtime {
-            Ok(runtime) => text.push_str(&format!("{name}: {runtime}\n")),
+            Ok(runtime) => {
+                text.push_str(&format!("{name}: {runtime}\n"));
+                match report.blas {
+                    Ok(blas) => text.push_str(&format!("  {blas}\n")),
+                    Err(error) => text.push_str(&format!("  {error}\n  Octet's own kernels do all\n")),
+                }
+            }
             Err(error) => text.push_str(&format!("{name}: not usable: {error}\n")),
         }
         match report.devices {

@@ -8,6 +8,7 @@ use octet_backend::{
     WeightScale, WeightView,
 };
 use octet_cpu::{CpuOptions, Isa, Pool};
+use octet_tune::LibraryChoice;
 
 use crate::device;
 
@@ -74,7 +75,7 @@ impl Floor {
         if gpu.is_simulated() {
             return Ok(None);
         }
-        let mut backend = device::gpu_backend(gpu.clone(), None)?;
+        let mut backend = device::gpu_backend(gpu.clone(), &LibraryChoice::default(), None)?;
         let bytes_per_second = backend.copy_bytes_per_second().context("the memory could not be measured")?;
         let multiply_add_per_second =
             products_per_second(&mut backend, SIDE).context("the arithmetic could not be measured")?;

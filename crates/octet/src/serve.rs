@@ -67,9 +67,9 @@ pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
             service(arguments, &source, config, text, ready)?
         }
         Chosen::Gpu(gpu) => {
-            plan.refuse_measuring("on a GPU")?;
-            let backend = || device::gpu_backend(gpu, arguments.engine.step_timeout);
-            let ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
+            let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
+            let mut ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
+            ready.tune(plan)?;
             service(arguments, &source, config, text, ready)?
         }
     };

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use octet_backend::{Backend, DataType};
+use octet_backend::{Backend, DataType, TunableBackend};
 use octet_cpu::CpuBackend;
 use octet_engine::{EngineConfig, EngineHandle, EngineThread, Executor};
-use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel, Runner};
+use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel};
 
 use crate::cli::{Device, EngineArgs};
 use crate::report;
@@ -21,7 +21,7 @@ use crate::tuning::{GemmPlan, TunedRunner};
 const SERVER_BUDGET: Duration = Duration::from_secs(60);
 
 /// A model that is ready to run, and what was found out on the way.
-pub(crate) struct Ready<R = TunedRunner> {
+pub(crate) struct Ready<R> {
     /// Runs steps.
     pub(crate) runner: R,
     /// For the engine that will plan them.
@@ -47,7 +47,7 @@ pub(crate) struct Precision {
     pub(crate) kv_cache: DataType,
 }
 
-impl Ready {
+impl<B: TunableBackend> Ready<TunedRunner<B>> {
     /// Uses tuned kernels for a server, and measures what is missing if that was asked for. On a thread of its own, as
     /// [`load`] is.
     ///
@@ -64,14 +64,6 @@ impl Ready {
             let tuner = thread::Builder::new().name("octet-tune".to_owned()).spawn_scoped(scope, tune);
             tuner.context("no thread to tune the model")?.join().unwrap_or_else(|panic| resume_unwind(panic))
         })
-    }
-}
-
-impl<R> Ready<R> {
-    /// The same with another executor around the runner.
-    fn map<T>(self, wrap: impl FnOnce(R) -> T) -> Ready<T> {
-        let Self { runner, engine, plan, config, step_weight_bytes, precision } = self;
-        Ready { runner: wrap(runner), engine, plan, config, step_weight_bytes, precision }
     }
 }
 
@@ -104,12 +96,12 @@ pub(crate) fn load(
     model: ResolvedModel,
     arguments: &EngineArgs,
     prefix_caching: bool,
-) -> Result<Ready> {
+) -> Result<Ready<TunedRunner<CpuBackend>>> {
     if !matches!(arguments.device, Device::Auto | Device::Cpu) {
         bail!("this runs on the CPU only; to measure a GPU, start `octet serve` and use `octet bench serve`");
     }
     let backend = || Ok(CpuBackend::new(&settings::cpu_options(arguments)?)?);
-    Ok(load_on(backend, source, model, arguments, prefix_caching)?.map(TunedRunner::new))
+    load_on(backend, source, model, arguments, prefix_caching)
 }
 
 /// Loads the weights, divides the memory, and allocates workspace and KV cache.
@@ -119,13 +111,13 @@ pub(crate) fn load(
 ///
 /// # Errors
 /// Everything that can be wrong with a checkpoint, and a model that does not fit.
-pub(crate) fn load_on<B: Backend>(
+pub(crate) fn load_on<B: TunableBackend>(
     backend: impl FnOnce() -> Result<B> + Send,
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
     prefix_caching: bool,
-) -> Result<Ready<Runner<B>>> {
+) -> Result<Ready<TunedRunner<B>>> {
     let load = move || load_here(backend()?, source, model, arguments, prefix_caching);
     thread::scope(|scope| {
         let loader = thread::Builder::new().name("octet-load".to_owned()).spawn_scoped(scope, load);
@@ -133,13 +125,13 @@ pub(crate) fn load_on<B: Backend>(
     })
 }
 
-fn load_here<B: Backend>(
+fn load_here<B: TunableBackend>(
     backend: B,
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
     prefix_caching: bool,
-) -> Result<Ready<Runner<B>>> {
+) -> Result<Ready<TunedRunner<B>>> {
     let begun = Instant::now();
     report::device(&backend.info());
     let mut bar = LoadBar::new();
@@ -170,7 +162,7 @@ fn load_here<B: Backend>(
         quantization: loaded.quantization(),
         kv_cache: loaded.kv_type(),
     };
-    let runner = loaded.into_runner(plan.limits())?;
+    let runner = TunedRunner::new(loaded.into_runner(plan.limits())?);
     Ok(Ready { runner, engine, plan, config, step_weight_bytes, precision })
 }
 

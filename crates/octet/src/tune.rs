@@ -5,16 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use octet_backend::{Backend, GemmDevice, GemmProblem, TunableBackend};
+use octet_backend::{GemmDevice, GemmProblem, TunableBackend};
 use octet_cpu::CpuBackend;
 use octet_engine::Engine;
 use octet_tune::{MadeUpWeights, read_untuned};
 
 use crate::bench::latency::{self, LatencyShape};
 use crate::cli::tuning::TuneArgs;
+use crate::device::{self, Chosen};
+use crate::report;
 use crate::settings::{self, Source};
+use crate::start::{self, Ready};
 use crate::tuning::{GemmPlan, Session, TunedRunner};
-use crate::{report, start};
 
 /// Bytes of made-up weights that take turns: more than the last cache of most processors.
 const ROTATING_BYTES: usize = 256 << 20;
@@ -36,12 +38,40 @@ pub(crate) fn run(arguments: &TuneArgs) -> Result<()> {
         for note in notes {
             report::line(format_args!("warning: {}, {note}; it is skipped", path.display()));
         }
-        return tune_made_up(arguments, plan, &problems, &interrupted);
+        return match device::choose(arguments.engine.device)? {
+            Chosen::Cpu => {
+                let backend = CpuBackend::new(&settings::cpu_options(&arguments.engine)?)?;
+                tune_made_up(backend, plan, &problems, &interrupted)
+            }
+            Chosen::Gpu(gpu) => {
+                let backend = device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout)?;
+                tune_made_up(backend, plan, &problems, &interrupted)
+            }
+        };
     }
     let source =
         Source::new(arguments.model.as_deref().or(arguments.model_flag.as_deref()), &arguments.engine)?;
     let resolved = start::resolve(&source, &arguments.engine)?;
-    let mut ready = start::load(&source, resolved, &arguments.engine, false)?;
+    match device::choose(arguments.engine.device)? {
+        Chosen::Cpu => {
+            let ready = start::load(&source, resolved, &arguments.engine, false)?;
+            tune_model(arguments, plan, ready, &interrupted)
+        }
+        Chosen::Gpu(gpu) => {
+            let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
+            let ready = start::load_on(backend, &source, resolved, &arguments.engine, false)?;
+            tune_model(arguments, plan, ready, &interrupted)
+        }
+    }
+}
+
+/// Tunes the products of a loaded model.
+fn tune_model<B: TunableBackend>(
+    arguments: &TuneArgs,
+    plan: GemmPlan,
+    mut ready: Ready<TunedRunner<B>>,
+    interrupted: &AtomicBool,
+) -> Result<()> {
     ready.runner.begin_tuning(plan)?;
     let (tokens, sequences) = (ready.engine.max_num_batched_tokens, ready.engine.max_num_seqs);
     let of_a_batch = [arguments.input_len, arguments.output_len, arguments.batch_size];
@@ -53,11 +83,14 @@ pub(crate) fn run(arguments: &TuneArgs) -> Result<()> {
     };
     let Some((session, device)) = runner.session() else { return Ok(()) };
     session.meet(&problems);
-    work_off(session, device, &problems, &interrupted)
+    work_off(session, device, &problems, interrupted)
 }
 
 /// Runs the beginning of a batch of `bench latency`, and returns the products that it met.
-fn met_by_a_batch(arguments: &TuneArgs, ready: start::Ready) -> Result<(TunedRunner, Vec<GemmProblem>)> {
+fn met_by_a_batch<B: TunableBackend>(
+    arguments: &TuneArgs,
+    ready: Ready<TunedRunner<B>>,
+) -> Result<(TunedRunner<B>, Vec<GemmProblem>)> {
     let shape = LatencyShape {
         batch_size: arguments.batch_size.unwrap_or(BATCH_SIZE),
         sequences_per_prompt: 1,
@@ -77,13 +110,12 @@ fn met_by_a_batch(arguments: &TuneArgs, ready: start::Ready) -> Result<(TunedRun
 }
 
 /// Tunes problems of a file with made-up weights.
-fn tune_made_up(
-    arguments: &TuneArgs,
+fn tune_made_up<B: TunableBackend>(
+    backend: B,
     plan: GemmPlan,
     problems: &[GemmProblem],
     interrupted: &AtomicBool,
 ) -> Result<()> {
-    let backend = CpuBackend::new(&settings::cpu_options(&arguments.engine)?)?;
     let info = backend.info();
     report::device(&info);
     let mut here = Vec::new();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::TokenBucket;
-use crate::DataType;
+use crate::{DataType, LinearPart, WeightScale};
 
 /// How the scales of a weight are spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +21,28 @@ pub enum ScaleMode {
         /// Columns that share a scale.
         columns: usize,
     },
+}
+
+impl ScaleMode {
+    /// The finest of all parts.
+    #[must_use]
+    pub fn of_parts(parts: &[LinearPart<'_>]) -> Self {
+        let modes = parts.iter().map(|part| match part.scale {
+            WeightScale::None => Self::None,
+            WeightScale::Tensor(_) => Self::Tensor,
+            WeightScale::Channel(_) => Self::Row,
+            WeightScale::Block { rows_per_block, columns_per_block, .. } => {
+                Self::Block { rows: rows_per_block, columns: columns_per_block }
+            }
+        });
+        let rank = |mode: &Self| match mode {
+            Self::None => 0,
+            Self::Tensor => 1,
+            Self::Row => 2,
+            Self::Block { .. } => 3,
+        };
+        modes.max_by_key(rank).unwrap_or(Self::None)
+    }
 }
 
 /// A product `output [tokens, rows] = input [tokens, columns] · weightᵀ`: everything that decides which kernel is the

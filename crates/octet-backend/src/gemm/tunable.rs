@@ -49,8 +49,14 @@ pub trait TunableBackend: Backend {
         Vec::new()
     }
 
-    /// The product that a weight is part of when it meets so many tokens.
-    fn gemm_problem(&self, linear: &Self::Linear, tokens: usize) -> GemmProblem;
+    /// The product of these operands for so many tokens. Of the tensors only the element types matter.
+    fn gemm_problem(
+        &self,
+        weight: &Self::Linear,
+        input: &Self::Tensor,
+        output: &Self::Tensor,
+        tokens: usize,
+    ) -> GemmProblem;
 
     /// The same product as this device computes it, which may keep other types of activations; none if it cannot hold
     /// such a weight. For problems that came from elsewhere.

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use crate::GpuError;
 use crate::architecture::Architecture;
 use crate::backend::float8::{LinearInput, code_stride};
+use crate::backend::gemm::{Families, Kernel, ProductRun};
 use crate::backend::pack;
 use crate::backend::parameters::{self, size};
 use crate::backend::tensor::{GpuTensor, PADDING};
+use crate::blas::Operands;
 use crate::driver::{DeviceBuffer, Function, HostBuffer, Module, Stream};
 use crate::kernels::ElementType;
 use crate::modules::Pending;
@@ -30,6 +32,8 @@ pub struct GpuLinear {
     pub(super) usage: LinearUse,
     /// Set if it is multiplied by inputs in FP8, quantised thus.
     pub(super) input_scale: Option<InputScale>,
+    /// Which products it is part of; none if it is only looked up.
+    pub(super) families: Option<Families>,
     kernels: Option<Arc<Pending<LinearKernels>>>,
 }
 
@@ -168,7 +172,7 @@ impl GpuLinear {
         staging: &mut HostBuffer,
         spec: &LinearSpec,
         parts: &[LinearPart<'_>],
-        (plan, kernels): (LinearPlan, Option<Arc<Pending<LinearKernels>>>),
+        (plan, kernels, families): (LinearPlan, Option<Arc<Pending<LinearKernels>>>, Option<Families>),
     ) -> Result<Self, BackendError> {
         let full = BackendError::OutOfMemory { what: "a weight", requested_bytes: usize::MAX };
         let row_bytes = plan.stride * plan.element_type.bytes();
@@ -216,6 +220,7 @@ impl GpuLinear {
             group_columns,
             usage,
             input_scale,
+            families,
             kernels,
         })
     }
@@ -226,15 +231,33 @@ impl GpuLinear {
         self.weight.bytes() + optional(&self.scales) + optional(&self.bias)
     }
 
-    /// `output [rows, features]`, its stride and its type.
+    /// Its operands for a BLAS library.
+    pub(super) fn blas_operands(&self, run: &ProductRun<'_>) -> Operands {
+        let address = |buffer: &Option<DeviceBuffer>| buffer.as_ref().map_or(0, DeviceBuffer::address);
+        let (input, input_scales) = match run.input.0 {
+            LinearInput::Wide { address, .. } => (address, 0),
+            LinearInput::Float8(rows) => (rows.codes, rows.scales),
+        };
+        Operands {
+            weight: self.weight.address(),
+            input,
+            output: run.target.0,
+            bias: address(&self.bias),
+            weight_scales: address(&self.scales),
+            input_scales,
+            accumulate: run.accumulate,
+        }
+    }
+
+    /// Multiplies by a kernel of ours.
     pub(super) fn multiply(
         &self,
         stream: &Stream,
-        rows: usize,
-        (input, input_type): (LinearInput, ElementType),
-        (output, output_stride, output_type): (u64, usize, ElementType),
-        accumulate: bool,
+        kernel: Kernel,
+        run: &ProductRun<'_>,
     ) -> Result<(), BackendError> {
+        let &ProductRun { rows, input: (input, input_type), accumulate, .. } = run;
+        let (output, output_stride, output_type) = run.target;
         let Some(kernels) = &self.kernels else {
             panic!("a weight loaded as {:?} cannot be multiplied by", self.usage);
         };
@@ -264,13 +287,14 @@ impl GpuLinear {
         // Exact types take smaller tiles: see `linear.cu`.
         let is_exact = self.element_type.terms() + input_type.terms() > 2;
         let (tile_features, tile_rows) = if is_exact { (64, 64) } else { (128, 128) };
-        let (kernel, grid) = match rows {
-            0..=16 => (&kernels.skinny, [self.rows.div_ceil(16), rows.div_ceil(16), 1]),
-            17..=64 => (&kernels.tile_32, [self.rows.div_ceil(tile_features), rows.div_ceil(32), 1]),
-            _ => (&kernels.tile_large, [self.rows.div_ceil(tile_features), rows.div_ceil(tile_rows), 1]),
+        let (function, block_features, block_rows) = match kernel {
+            Kernel::Skinny => (&kernels.skinny, 16, 16),
+            Kernel::Tile32 => (&kernels.tile_32, tile_features, 32),
+            Kernel::TileLarge => (&kernels.tile_large, tile_features, tile_rows),
         };
+        let grid = [self.rows.div_ceil(block_features), rows.div_ceil(block_rows), 1];
         // SAFETY: the parameters are the kernel's; the operands live as long as the backend's stream is used.
-        unsafe { kernel.launch(stream, grid, &parameters)? };
+        unsafe { function.launch(stream, grid, &parameters)? };
         Ok(())
     }
 

@@ -4,11 +4,13 @@ mod attention;
 mod batch;
 mod float8;
 mod floor;
+mod gemm;
 mod linear;
 mod pack;
 mod parameters;
 mod step;
 mod tensor;
+mod tuning;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -22,14 +24,15 @@ use octet_backend::{
 };
 use octet_float8::Float8Format;
 
-use crate::GpuError;
 use crate::cache::CodeCache;
 use crate::driver::{Activity, Device, DeviceBuffer, Function, HostBuffer, Module, Stream};
 use crate::kernels::{Code, ElementType, Source};
 use crate::modules::{self, Pending};
+use crate::{BlasOptions, GpuError};
 use attention::{AttentionKernels, CacheKernels, CachePlan};
 use batch::DeviceBatch;
 use float8::{Float8Kernels, LinearInput, code_stride};
+use gemm::{Gemms, ProductRun};
 use linear::{LinearKernels, LinearPlan};
 use parameters::size;
 use step::{Bounds, Recordings};
@@ -68,6 +71,8 @@ pub struct GpuOptions {
     /// Whether inputs are quantised for linears whose checkpoint foresees it, on devices that multiply FP8 by FP8; by
     /// default with activations of 16 bits, because those of 32 are for comparisons.
     pub float8_inputs: Option<bool>,
+    /// The library that computes products of many rows, if there is one.
+    pub blas: BlasOptions,
     /// Over how many blocks attention splits a context, instead of what the device and the batch suggest.
     pub attention_splits: Option<usize>,
 }
@@ -114,6 +119,7 @@ pub struct GpuBackend {
     code: Code,
     rows: RowKernels,
     linears: HashMap<Source, Arc<Pending<LinearKernels>>>,
+    gemms: Gemms,
     batch: DeviceBatch,
     /// Rows of the largest workspace tensor: what a batch may have.
     workspace_rows: usize,
@@ -170,6 +176,7 @@ impl GpuBackend {
             code,
             rows,
             linears: HashMap::new(),
+            gemms: Gemms::new(&device, &options.blas),
             workspace_rows: 0,
             kv_heads: 1,
             splits: 1,
@@ -316,8 +323,58 @@ impl GpuBackend {
         assert!(input.data_type == self.activation, "a linear's input is an activation");
         output.host_step = None;
         let target = (output.address(), output.stride, output.data_type);
-        let input = self.input_of(rows, weight, input)?;
-        weight.multiply(&self.stream, rows, (input, self.activation), target, accumulate)
+        let input = (self.input_of(rows, weight, input)?, self.activation);
+        self.product(&ProductRun { weight, rows, input, target, accumulate })
+    }
+
+    /// Where gate and up of a gated linear go: address, stride and type.
+    fn gated_products(&mut self, weight: &GpuLinear) -> Result<(u64, usize, ElementType), BackendError> {
+        let stride = weight.rows.next_multiple_of(PADDING);
+        // Room for the largest step at once, so that it is made once.
+        let bytes = self.workspace_rows * stride * self.activation.bytes();
+        let products = self.scratch(|backend| &mut backend.products, bytes)?;
+        Ok((products, stride, self.activation))
+    }
+
+    /// Combines gate and up.
+    fn gate(
+        &mut self,
+        rows: usize,
+        (products, stride, data_type): (u64, usize, ElementType),
+        activation: Activation,
+        output: &mut GpuTensor,
+    ) -> Result<(), BackendError> {
+        let features = output.columns;
+        let activation = match activation {
+            Activation::Silu => 0,
+            Activation::GeluTanh => 1,
+        };
+        if let (Some(target), Some(kernels)) = (output.begin_write(), &self.float8) {
+            let parameters = parameters::GateFloat8 {
+                products,
+                target,
+                data_type: data_type as u32,
+                features: size(features),
+                stride: size(stride),
+                activation,
+            };
+            // SAFETY: as below; codes of a row are no longer than its elements of 16 bits.
+            unsafe { kernels.gate.launch(&self.stream, [rows, 1, 1], &parameters)? };
+            return Ok(());
+        }
+        let parameters = parameters::Gate {
+            products,
+            output: output.address(),
+            products_type: data_type as u32,
+            output_type: output.data_type as u32,
+            features: size(features),
+            products_stride: size(stride),
+            output_stride: size(output.stride),
+            activation,
+        };
+        // SAFETY: the parameters are the kernel's, and shapes were checked.
+        unsafe { self.rows.gate.launch(&self.stream, [output.stride.div_ceil(256), rows, 1], &parameters)? };
+        Ok(())
     }
 
     /// Waits for the step's logits and copies them to the host.
@@ -412,7 +469,9 @@ impl Backend for GpuBackend {
                 Some(self.linear_kernels(&plan)?)
             }
         };
-        GpuLinear::load(&self.stream, &mut self.staging, &spec, parts, (plan, kernels))
+        let has_float8_inputs = plan.input_scale.is_some();
+        let families = kernels.is_some().then(|| self.families(&spec, parts, has_float8_inputs));
+        GpuLinear::load(&self.stream, &mut self.staging, &spec, parts, (plan, kernels, families))
     }
 
     fn linear_bytes(&self, linear: &GpuLinear) -> usize {
@@ -547,42 +606,10 @@ impl Backend for GpuBackend {
         let features = weight.rows / 2;
         input.check("the gated linear's input", rows, weight.columns);
         output.check("the gated linear's output", rows, features);
-        let stride = weight.rows.next_multiple_of(PADDING);
-        // Room for the largest step at once, so that it is made once.
-        let bytes = self.workspace_rows * stride * self.activation.bytes();
-        let products = self.scratch(|backend| &mut backend.products, bytes)?;
+        let target = self.gated_products(weight)?;
         let input = (self.input_of(rows, weight, input)?, self.activation);
-        weight.multiply(&self.stream, rows, input, (products, stride, self.activation), false)?;
-        let activation = match activation {
-            Activation::Silu => 0,
-            Activation::GeluTanh => 1,
-        };
-        if let (Some(target), Some(kernels)) = (output.begin_write(), &self.float8) {
-            let parameters = parameters::GateFloat8 {
-                products,
-                target,
-                data_type: self.activation as u32,
-                features: size(features),
-                stride: size(stride),
-                activation,
-            };
-            // SAFETY: as below; codes of a row are no longer than its elements of 16 bits.
-            unsafe { kernels.gate.launch(&self.stream, [rows, 1, 1], &parameters)? };
-            return Ok(());
-        }
-        let parameters = parameters::Gate {
-            products,
-            output: output.address(),
-            products_type: self.activation as u32,
-            output_type: output.data_type as u32,
-            features: size(features),
-            products_stride: size(stride),
-            output_stride: size(output.stride),
-            activation,
-        };
-        // SAFETY: the parameters are the kernel's, and shapes were checked.
-        unsafe { self.rows.gate.launch(&self.stream, [output.stride.div_ceil(256), rows, 1], &parameters)? };
-        Ok(())
+        self.product(&ProductRun { weight, rows, input, target, accumulate: false })?;
+        self.gate(rows, target, activation, output)
     }
 
     fn rotary_and_cache(

@@ -5,7 +5,7 @@
 //! in every argument: what differs is in [`Kind`] and in `device.rs`, nowhere else.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use crate::GpuError;
@@ -68,36 +68,41 @@ impl Kind {
     }
 }
 
-/// Declares a table of functions: field, name in HIP, name in CUDA, arguments; all return a status.
+/// Declares a table of functions: field, name in AMD's library, name in NVIDIA's, arguments; all return a status.
 macro_rules! table {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $hip:literal, $cuda:literal, ($($argument:ty),*);)* }) => {
         $(#[$doc])*
         pub(crate) struct $name {
-            $(pub(crate) $field: unsafe extern "C" fn($($argument),*) -> c_int,)*
+            $(pub(crate) $field: unsafe extern "C" fn($($argument),*) -> std::ffi::c_int,)*
         }
 
         impl $name {
-            fn load(found: &Found, kind: Kind, what: &'static str) -> Result<Self, GpuError> {
+            fn load(
+                found: &$crate::library::Found,
+                kind: $crate::Kind,
+                what: &'static str,
+            ) -> Result<Self, $crate::GpuError> {
                 Ok(Self {
                     $($field: {
-                        let name = match kind { Kind::Hip => $hip, Kind::Cuda => $cuda };
-                        // SAFETY: the signatures are those of the headers of HIP 6 and 7 and of CUDA 12 and 13.
-                        unsafe { library::function(found, what, name)? }
+                        let name = match kind { $crate::Kind::Hip => $hip, $crate::Kind::Cuda => $cuda };
+                        // SAFETY: the signatures are those of the headers of ROCm 6 and 7 and of CUDA 12 and 13.
+                        unsafe { $crate::library::function(found, what, name)? }
                     },)*
                 })
             }
 
             /// A function's name in its library, for messages.
-            pub(crate) fn name_of(kind: Kind, field: &str) -> &'static str {
+            pub(crate) fn name_of(kind: $crate::Kind, field: &str) -> &'static str {
                 match (field, kind) {
-                    $((stringify!($field), Kind::Hip) => $hip,
-                    (stringify!($field), Kind::Cuda) => $cuda,)*
+                    $((stringify!($field), $crate::Kind::Hip) => $hip,
+                    (stringify!($field), $crate::Kind::Cuda) => $cuda,)*
                     _ => "an unknown function",
                 }
             }
         }
     };
 }
+pub(crate) use table;
 
 table! {
     /// What steps need of the runtime.
@@ -120,6 +125,7 @@ table! {
         record_event: "hipEventRecord", "cuEventRecord", (Handle, Handle);
         wait_for_event: "hipEventSynchronize", "cuEventSynchronize", (Handle);
         query_event: "hipEventQuery", "cuEventQuery", (Handle);
+        elapsed_time: "hipEventElapsedTime", "cuEventElapsedTime", (*mut f32, Handle, Handle);
         begin_capture: "hipStreamBeginCapture", "cuStreamBeginCapture_v2", (Handle, c_int);
         end_capture: "hipStreamEndCapture", "cuStreamEndCapture", (Handle, *mut Handle);
         instantiate_graph: "hipGraphInstantiate", "cuGraphInstantiate_v2",
@@ -245,6 +251,8 @@ pub(crate) struct Api {
     pub(crate) is_simulated: bool,
     /// Where the runtime was found.
     pub(crate) found: String,
+    /// What was given instead of where it usually lies: it then stands for the BLAS too.
+    pub(crate) given: Option<PathBuf>,
     /// The runtime's version: HIP 7.1 is (7, 1), CUDA 13.0 is (13, 0).
     pub(crate) version: (i32, i32),
 }
@@ -268,7 +276,9 @@ impl Api {
         let found = runtime.name.clone();
         // Function pointers outlive the handle only because the library is never closed.
         std::mem::forget(runtime);
-        let mut api = Self { kind, functions, special, compiler, is_simulated, found, version: (0, 0) };
+        let given = path.map(Path::to_path_buf);
+        let version = (0, 0);
+        let mut api = Self { kind, functions, special, compiler, is_simulated, found, given, version };
         api.read_version()?;
         Ok(api)
     }

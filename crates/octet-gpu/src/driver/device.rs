@@ -28,6 +28,8 @@ pub struct DeviceReport {
     pub name: String,
     /// `gfx942`, `sm_90`.
     pub architecture: String,
+    /// The same with its features, as AMD's libraries name it: `gfx942:sramecc+:xnack-`.
+    pub target: String,
     /// Compute units or multiprocessors.
     pub units: usize,
     /// Bytes of memory.
@@ -132,12 +134,13 @@ impl Runtime {
             i32::from_le_bytes([bytes[start], bytes[start + 1], bytes[start + 2], bytes[start + 3]])
         };
         let total: [u8; 8] = std::array::from_fn(|byte| bytes[288 + byte]);
-        let architecture = text(1160);
+        let target = text(1160);
         Ok(DeviceReport {
             index: 0,
             name: text(0),
             // Without the features behind it, such as `:sramecc+:xnack-`.
-            architecture: architecture.split(':').next().unwrap_or_default().to_owned(),
+            architecture: target.split(':').next().unwrap_or_default().to_owned(),
+            target,
             units: usize::try_from(integer(388)).unwrap_or(0),
             total_bytes: usize::try_from(u64::from_le_bytes(total)).unwrap_or(usize::MAX),
             refusal: None,
@@ -164,10 +167,12 @@ impl Runtime {
             }
         }
         let end = name.iter().position(|&byte| byte == 0).unwrap_or(0);
+        let architecture = format!("sm_{}{}", values[1], values[2]);
         Ok(DeviceReport {
             index: 0,
             name: String::from_utf8_lossy(&name[..end]).into_owned(),
-            architecture: format!("sm_{}{}", values[1], values[2]),
+            target: architecture.clone(),
+            architecture,
             units: usize::try_from(values[0]).unwrap_or(0),
             total_bytes: 0,
             refusal: None,

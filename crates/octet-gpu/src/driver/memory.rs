@@ -123,9 +123,18 @@ impl DeviceBuffer {
 
     /// Starts filling all of it with zeros.
     pub(crate) fn clear(&mut self, stream: &Stream) -> Result<(), GpuError> {
+        self.fill(stream, 0)
+    }
+
+    /// Starts filling all of it with a byte.
+    pub(crate) fn fill(&self, stream: &Stream, byte: u8) -> Result<(), GpuError> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
         let functions = &self.device.api().functions;
         // SAFETY: the whole allocation, on a stream of the same device.
-        let status = unsafe { (functions.fill)(self.pointer.0, 0, self.bytes, stream.handle()) };
+        let status =
+            unsafe { (functions.fill)(self.pointer.0, c_int::from(byte), self.bytes, stream.handle()) };
         self.device.api().check("fill", status)
     }
 

@@ -11,7 +11,8 @@ mod stream;
 mod wait;
 
 pub use api::Kind;
-pub(crate) use api::LoadedCompiler;
+pub(crate) use api::{Handle, LoadedCompiler, table};
+pub(crate) use device::Pointer;
 pub use device::{Device, DeviceReport, Runtime, device_was_lost};
 pub(crate) use memory::{DeviceBuffer, HostBuffer};
 pub(crate) use module::{Function, Module};

@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::GpuError;
 use crate::driver::Device;
@@ -160,10 +161,22 @@ impl Event {
     /// Of the driver.
     pub(crate) fn new(device: &Device) -> Result<Self, GpuError> {
         const WITHOUT_TIMING: u32 = 2;
+        Self::with_flags(device, WITHOUT_TIMING)
+    }
+
+    /// An event whose time can be compared.
+    ///
+    /// # Errors
+    /// Of the driver.
+    pub(crate) fn timed(device: &Device) -> Result<Self, GpuError> {
+        Self::with_flags(device, 0)
+    }
+
+    fn with_flags(device: &Device, flags: u32) -> Result<Self, GpuError> {
         device.bind()?;
         let mut handle = ptr::null_mut();
         // SAFETY: the pointer is to a local variable.
-        let status = unsafe { (device.api().functions.create_event)(&raw mut handle, WITHOUT_TIMING) };
+        let status = unsafe { (device.api().functions.create_event)(&raw mut handle, flags) };
         device.api().check("create_event", status)?;
         Ok(Self { device: device.clone(), handle: Pointer(handle) })
     }
@@ -195,6 +208,22 @@ impl Event {
         // SAFETY: the handle is ours.
         let status = unsafe { (self.device.api().functions.wait_for_event)(self.handle.0) };
         self.device.api().check("wait_for_event", status)
+    }
+}
+
+impl Event {
+    /// How long after `start` it happened. Both have happened and are timed.
+    ///
+    /// # Errors
+    /// Of the driver.
+    pub(crate) fn since(&self, start: &Self) -> Result<Duration, GpuError> {
+        let mut milliseconds = 0.0f32;
+        let api = self.device.api();
+        // SAFETY: both handles are ours, the pointer is to a local variable.
+        let status =
+            unsafe { (api.functions.elapsed_time)(&raw mut milliseconds, start.handle.0, self.handle.0) };
+        api.check("elapsed_time", status)?;
+        Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())
     }
 }
 

@@ -17,15 +17,15 @@ use crate::simulator::backend;
 const BLOCK_SIZE: usize = 16;
 
 /// A checkpoint with what transformers made of a prompt.
-struct Golden {
+pub(crate) struct Golden {
     source: ModelSource,
-    prompt: Vec<u32>,
+    pub(crate) prompt: Vec<u32>,
     /// `[prompt tokens, vocabulary]`.
-    logits: Vec<f32>,
+    pub(crate) logits: Vec<f32>,
 }
 
 impl Golden {
-    fn read(case: &str) -> Self {
+    pub(crate) fn read(case: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../octet-model/tests/golden").join(case);
         let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -46,7 +46,7 @@ impl Golden {
     }
 
     /// The model on a simulated device.
-    fn runner(&self, device: &str, options: &GpuOptions, load: LoadOptions) -> Runner<GpuBackend> {
+    pub(crate) fn runner(&self, device: &str, options: &GpuOptions, load: LoadOptions) -> Runner<GpuBackend> {
         self.runner_on(backend(device, options), load)
     }
 
@@ -63,7 +63,7 @@ impl Golden {
     }
 
     /// Logits of every token: the first `prefill` in two chunks, then one by one.
-    fn run<B: Backend>(&self, runner: &mut Runner<B>, prefill: usize) -> Vec<f32> {
+    pub(crate) fn run<B: Backend>(&self, runner: &mut Runner<B>, prefill: usize) -> Vec<f32> {
         // Blocks in no order.
         let blocks: Vec<u32> = [7, 3, 11, 2, 9, 5, 12, 4][..self.prompt.len().div_ceil(BLOCK_SIZE)].to_vec();
         let mut pieces = vec![0..prefill / 3, prefill / 3..prefill];
@@ -81,7 +81,7 @@ impl Golden {
 }
 
 /// As the checkpoint has it.
-const AS_STORED: LoadOptions = LoadOptions {
+pub(crate) const AS_STORED: LoadOptions = LoadOptions {
     weight_type: WeightType::Auto,
     quantization: None,
     quantize_head: false,
@@ -98,7 +98,7 @@ fn root_mean_square(values: impl ExactSizeIterator<Item = f32>) -> f32 {
 
 /// The error of a run, as a share of the spread of the logits.
 #[track_caller]
-fn expect_near(case: &str, found: &[f32], expected: &[f32], allowed: f32) {
+pub(crate) fn expect_near(case: &str, found: &[f32], expected: &[f32], allowed: f32) {
     assert_eq!(found.len(), expected.len());
     let error = root_mean_square(found.iter().zip(expected).map(|(found, expected)| found - expected));
     let share = error / root_mean_square(expected.iter().copied());
@@ -125,7 +125,7 @@ fn check(device: &str, case: &str, options: &GpuOptions, load: LoadOptions, allo
 }
 
 /// Sixteen bits have a rounding of 2^-9; through a few layers the error of logits stays below 2 %.
-const SIXTEEN_BITS: f32 = 0.02;
+pub(crate) const SIXTEEN_BITS: f32 = 0.02;
 
 #[test]
 fn llama_is_what_transformers_computed() {

@@ -1,6 +1,7 @@
 //! The kernels as the real compilers see them, and the backend on simulated devices.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod blas;
 mod bundle;
 mod cache;
 mod conformance;
@@ -8,3 +9,4 @@ mod decoder;
 mod faults;
 mod gates;
 mod simulator;
+mod tuning;

@@ -18,6 +18,7 @@ use octet_backend::{
 use octet_cpu::CpuBackend;
 use octet_float8::Float8Format;
 use octet_reference::ReferenceBackend;
+use octet_tune::LibraryChoice;
 
 use crate::cli::Device;
 use crate::device::{self, Chosen};
@@ -82,7 +83,7 @@ pub(crate) fn run(wanted: Device) -> Result<()> {
             conclude(&lines, Some(Floor::of_cpu(&options)?))
         }
         Chosen::Gpu(gpu) => {
-            let mut device = device::gpu_backend(gpu.clone(), None)?;
+            let mut device = device::gpu_backend(gpu.clone(), &LibraryChoice::default(), None)?;
             report::device(&device.info());
             let mut lines = test(&mut device)?;
             if !gpu.is_simulated() {

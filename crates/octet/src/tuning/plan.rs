@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use octet_tune::{Environment, TuningSettings, VerboseOutput, results_file, untuned_file};
+use octet_backend::DeviceInfo;
+use octet_tune::{Environment, LibraryChoice, TuningSettings, VerboseOutput, results_file, untuned_file};
 
 use crate::cli::tuning::{GemmArgs, GemmTuningMode, TuneArgs};
 use crate::report;
@@ -49,7 +50,9 @@ pub(crate) struct GemmPlan {
     pub(crate) verbose_output: VerboseOutput,
     /// As many bytes of weights take turns, if it was said.
     pub(crate) rotating_bytes: Option<usize>,
-    /// Variables that mean nothing here.
+    /// What is wanted of a GPU's BLAS library.
+    pub(crate) library: LibraryChoice,
+    /// Variables that mean nothing on any device.
     ignored: Vec<String>,
 }
 
@@ -112,23 +115,9 @@ impl GemmPlan {
             verbose: environment.verbose,
             verbose_output: environment.verbose_output,
             rotating_bytes: environment.rotating_bytes,
+            library: environment.library,
             ignored: environment.ignored,
         })
-    }
-
-    /// Holds the plan to a device whose products cannot be tuned yet.
-    ///
-    /// # Errors
-    /// Something would have to be measured.
-    pub(crate) fn refuse_measuring(&self, place: &str) -> Result<()> {
-        match self.mode {
-            GemmMode::Tune | GemmMode::Background => {
-                bail!(
-                    "products cannot be tuned {place} yet; leave --gemm-tuning and PYTORCH_TUNABLEOP_ENABLED out, or take --device cpu"
-                )
-            }
-            GemmMode::Use | GemmMode::Off => Ok(()),
-        }
     }
 
     /// The same with a limit for what is tuned first, unless one was given.
@@ -139,10 +128,14 @@ impl GemmPlan {
         self
     }
 
-    /// Names variables that mean nothing on this device.
-    pub(crate) fn warn(&self) {
-        if !self.ignored.is_empty() {
-            let names = self.ignored.join(", ");
+    /// Names variables that mean nothing on this device: on a CPU, those of a GPU's library too.
+    pub(crate) fn warn(&self, info: &DeviceInfo) {
+        let mut ignored = self.ignored.clone();
+        if info.kind == "cpu" {
+            ignored.extend(self.library.variables());
+        }
+        if !ignored.is_empty() {
+            let names = ignored.join(", ");
             report::line(format_args!("warning: on this device nothing is meant by {names}"));
         }
     }

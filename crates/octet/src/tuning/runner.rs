@@ -1,8 +1,7 @@
 //! A model with a session of tuning: what engines of this program run.
 
 use anyhow::Result;
-use octet_backend::{Backend, BucketSet, GemmProblem};
-use octet_cpu::CpuBackend;
+use octet_backend::{BucketSet, GemmProblem, TunableBackend};
 use octet_engine::{Executor, ExecutorError, Slot, StepOutput, StepPlan};
 use octet_model::Runner;
 use octet_sample::SamplingParams;
@@ -14,16 +13,16 @@ use super::{GemmMode, GemmPlan, Session};
 const BACKGROUND_TOKENS: usize = 256;
 
 /// A model, and what is being done about its products.
-pub(crate) struct TunedRunner {
-    runner: Runner<CpuBackend>,
+pub(crate) struct TunedRunner<B: TunableBackend> {
+    runner: Runner<B>,
     session: Option<Session>,
     /// Groups of batch sizes that the session knows about.
     known: (BucketSet, BucketSet),
 }
 
-impl TunedRunner {
+impl<B: TunableBackend> TunedRunner<B> {
     /// A model whose products are as the device chooses.
-    pub(crate) fn new(runner: Runner<CpuBackend>) -> Self {
+    pub(crate) fn new(runner: Runner<B>) -> Self {
         Self { runner, session: None, known: <(BucketSet, BucketSet)>::default() }
     }
 
@@ -32,12 +31,12 @@ impl TunedRunner {
     /// # Errors
     /// As [`Session::begin`].
     pub(crate) fn begin_tuning(&mut self, plan: GemmPlan) -> Result<()> {
+        let info = self.runner.backend().info();
         if plan.mode == GemmMode::Off {
-            plan.warn();
+            plan.warn(&info);
             return Ok(());
         }
         self.runner.set_rotating_bytes(plan.rotating_bytes);
-        let info = self.runner.backend().info();
         self.session = Some(Session::begin(plan, &info, &mut self.runner)?);
         Ok(())
     }
@@ -48,7 +47,7 @@ impl TunedRunner {
     }
 
     /// The session and the device that it works on.
-    pub(crate) fn session(&mut self) -> Option<(&mut Session, &mut Runner<CpuBackend>)> {
+    pub(crate) fn session(&mut self) -> Option<(&mut Session, &mut Runner<B>)> {
         self.session.as_mut().map(|session| (session, &mut self.runner))
     }
 
@@ -102,7 +101,7 @@ impl TunedRunner {
     }
 }
 
-impl Executor for TunedRunner {
+impl<B: TunableBackend> Executor for TunedRunner<B> {
     fn admit(&mut self, slot: Slot, sampling: &SamplingParams, prompt: &[u32]) {
         self.runner.admit(slot, sampling, prompt);
     }

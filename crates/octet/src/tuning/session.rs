@@ -36,7 +36,7 @@ impl Session {
     /// # Errors
     /// A file of PyTorch's that was asked for and cannot be taken over.
     pub(crate) fn begin(plan: GemmPlan, info: &DeviceInfo, device: &mut dyn GemmDevice) -> Result<Self> {
-        plan.warn();
+        plan.warn(info);
         let mut validators = vec![Validator::new("OCTET_VERSION", env!("CARGO_PKG_VERSION"))];
         validators.extend(device.validators());
         let mut store = Store::open(plan.file.clone(), validators);
@@ -245,14 +245,13 @@ fn take_over(
 ) -> Result<()> {
     let (results, notes) = import(path, device, info.kind).context("--import-tunableop")?;
     found::notes(path.display(), &notes);
-    let mut taken = 0;
-    for (problem, tuned) in results.iter() {
-        if device.choose(problem, &tuned.solution) {
-            store.insert(*problem, &tuned.solution, tuned.milliseconds);
-            taken += 1;
-        }
+    let over = octet_tune::take_over(&results, device);
+    for (problem, tuned) in &over.taken {
+        store.insert(*problem, &tuned.solution, tuned.milliseconds);
     }
-    line(format_args!("{} of {} in {} taken over", taken, counted(results.len(), "result"), path.display()));
+    let taken = results.len() - over.left.len();
+    line(format_args!("{taken} of {} in {} taken over", counted(results.len(), "result"), path.display()));
+    found::notes(path.display(), &over.left);
     Ok(())
 }
 
