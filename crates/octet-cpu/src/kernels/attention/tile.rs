@@ -136,6 +136,9 @@ fn row_groups(
     })
 }
 
+/// Where a layout has the keys or the values of a block's head and panel.
+type PanelPlace = fn(&Layout, u32, usize, usize) -> usize;
+
 /// How products are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -274,7 +277,7 @@ impl<'a, K: Storage> Tile<'a, K> {
     }
 
     /// Start of the keys or values of a panel of the sequence.
-    fn panel(&self, panel: usize, place: fn(&Layout, u32, usize, usize) -> usize) -> *const K::Element {
+    fn panel(&self, panel: usize, place: PanelPlace) -> *const K::Element {
         let layout = &self.operands.layout;
         let in_block = layout.block_size / PANEL;
         let start = place(layout, self.table[panel / in_block], self.head, panel % in_block);
@@ -282,7 +285,7 @@ impl<'a, K: Storage> Tile<'a, K> {
     }
 
     /// Asks for a panel that will be read soon: keys or values, whose panels have the same size but for padding.
-    fn prefetch(&self, panel: usize, place: fn(&Layout, u32, usize, usize) -> usize) {
+    fn prefetch(&self, panel: usize, place: PanelPlace) {
         if panel < self.panels {
             let bytes = PANEL * self.operands.layout.head_dim * size_of::<K::Element>();
             self.operands.isa.run(Prefetch { start: self.panel(panel, place).cast(), bytes });
@@ -427,8 +430,8 @@ impl<'a, K: Storage> Tile<'a, K> {
     fn panels(
         &self,
         panels: Range<usize>,
-        place: fn(&Layout, u32, usize, usize) -> usize,
-        next: (usize, fn(&Layout, u32, usize, usize) -> usize),
+        place: PanelPlace,
+        next: (usize, PanelPlace),
     ) -> Panels<K::Element> {
         let (next_panel, next_place) = next;
         let mut result = Panels { starts: [std::ptr::null(); _], count: panels.len() };
