@@ -68,6 +68,12 @@ impl Source {
         Self { name: "quantise", text: include_str!("../kernels/quantise.cu"), options: Vec::new() }
     }
 
+    /// Logits to tokens.
+    #[must_use]
+    pub fn sample() -> Self {
+        Self { name: "sample", text: include_str!("../kernels/sample.cu"), options: Vec::new() }
+    }
+
     /// Its name with its options, for messages and for the table of limits.
     #[must_use]
     pub fn title(&self) -> String {
