@@ -171,6 +171,22 @@ pub fn sample_vocabulary<B: Backend>(backend: &mut B, columns: usize) {
     check(backend, &cases(columns, &ASKED));
     if (100..10_000).contains(&columns) {
         check(backend, &special_cases(columns));
+        ends(backend, columns);
+    }
+}
+
+/// The smallest and the largest fraction: the first and the last token that is not masked.
+fn ends<B: Backend>(backend: &mut B, columns: usize) {
+    let mut values = vec![f32::NEG_INFINITY; columns];
+    let (first, last) = (columns / 3, columns - 2);
+    (values[first], values[last]) = (-0.0, 0.5);
+    let mut logits = filled(backend, TensorRole::Logits, columns, &values);
+    for top_k in [0, 10] {
+        let row = |fraction| SampleRow { row: 0, temperature: 1.0, top_k, top_p: 1.0, fraction };
+        let rows = [row(0.0), row(1.0 - f64::EPSILON / 2.0)];
+        let mut tokens = [0; 2];
+        backend.sample(&mut logits, &rows, &mut tokens).expect("sampling");
+        assert_eq!(tokens, [first, last].map(|token| token as u32), "ends of {columns}, top-k {top_k}");
     }
 }
 
