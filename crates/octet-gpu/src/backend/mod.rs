@@ -194,6 +194,12 @@ impl GpuBackend {
         Ok(kernels)
     }
 
+    /// How many rows of logits the device has sampled.
+    #[must_use]
+    pub fn sampled_rows(&self) -> u64 {
+        self.sampling.as_ref().map_or(0, |sampling| sampling.sampled_rows)
+    }
+
     /// Kernels for inputs in FP8, compiled once.
     fn float8_kernels(&mut self) -> Result<Arc<Float8Kernels>, GpuError> {
         if let Some(kernels) = &self.float8 {

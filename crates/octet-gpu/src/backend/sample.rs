@@ -19,6 +19,8 @@ const LARGEST_VOCABULARY: usize = 1 << 18;
 pub(super) struct Sampling {
     kernel: Function,
     rows: usize,
+    /// How many rows were sampled since the start.
+    pub(super) sampled_rows: u64,
     /// Parameters on their way there, then tokens on their way back.
     host: HostBuffer,
     parameters: DeviceBuffer,
@@ -31,6 +33,7 @@ impl Sampling {
         Ok(Self {
             kernel: module.function("sample")?,
             rows,
+            sampled_rows: 0,
             host: HostBuffer::new(device, rows * ROW_BYTES)?,
             parameters: DeviceBuffer::new(device, "parameters of sampling", rows * ROW_BYTES)?,
             tokens: DeviceBuffer::new(device, "sampled tokens", rows * TOKEN_BYTES)?,
@@ -76,6 +79,7 @@ impl Sampling {
         for (token, &word) in tokens.iter_mut().zip(words.iter()) {
             *token = u32::from_le_bytes(word);
         }
+        self.sampled_rows += rows.len() as u64;
         Ok(())
     }
 }

@@ -6,4 +6,5 @@ mod conformance;
 mod decoder;
 mod faults;
 mod gates;
+mod sampling;
 mod simulator;
