@@ -68,12 +68,18 @@ impl Source {
         Self { name: "quantise", text: include_str!("../kernels/quantise.cu"), options: Vec::new() }
     }
 
+    /// Logits to tokens.
+    #[must_use]
+    pub fn sample() -> Self {
+        Self { name: "sample", text: include_str!("../kernels/sample.cu"), options: Vec::new() }
+    }
+
     /// The modules that a release brings along for an architecture: those of the types that models come in, for heads of
     /// the usual sizes.
     #[must_use]
     pub fn released(architecture: Architecture) -> Vec<Self> {
         use ElementType::{BF16, E4M3, E5M2, F16, F32};
-        let mut sources = vec![Self::rows()];
+        let mut sources = vec![Self::rows(), Self::sample()];
         for head_dim in [64, 80, 96, 128, 256] {
             for cache_type in [BF16, F16, E4M3, E5M2] {
                 sources.extend([Self::rotary(head_dim, cache_type), Self::attention(head_dim, cache_type)]);

@@ -8,6 +8,7 @@ mod gemm;
 mod linear;
 mod pack;
 mod parameters;
+mod sample;
 mod step;
 mod tensor;
 mod tuning;
@@ -20,7 +21,8 @@ use std::time::Duration;
 
 use octet_backend::{
     Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
-    LinearPart, LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, StepKey, TensorSpec,
+    LinearPart, LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, SampleRow, StepKey, TensorRole,
+    TensorSpec,
 };
 use octet_float8::Float8Format;
 
@@ -35,6 +37,7 @@ use float8::{Float8Kernels, LinearInput, code_stride};
 use gemm::{Gemms, ProductRun};
 use linear::{LinearKernels, LinearPlan};
 use parameters::size;
+use sample::Sampling;
 use step::{Bounds, Recordings};
 use tensor::PADDING;
 
@@ -139,6 +142,8 @@ pub struct GpuBackend {
     /// Codes and scales of inputs that arrived wide.
     codes: Option<DeviceBuffer>,
     code_scales: Option<DeviceBuffer>,
+    /// There with the first tensor of logits.
+    sampling: Option<Sampling>,
 }
 
 /// Bytes of pinned memory for loading.
@@ -186,6 +191,7 @@ impl GpuBackend {
             float8: None,
             codes: None,
             code_scales: None,
+            sampling: None,
             device,
         })
     }
@@ -203,6 +209,12 @@ impl GpuBackend {
         let kernels = Arc::new(kernels);
         self.linears.insert(source, Arc::clone(&kernels));
         Ok(kernels)
+    }
+
+    /// How many rows of logits the device has sampled.
+    #[must_use]
+    pub fn sampled_rows(&self) -> u64 {
+        self.sampling.as_ref().map_or(0, |sampling| sampling.sampled_rows)
     }
 
     /// Kernels for inputs in FP8, compiled once.
@@ -498,6 +510,12 @@ impl Backend for GpuBackend {
         self.device.bind()?;
         let tensor = GpuTensor::allocate(&self.stream, spec, self.activation)?;
         self.workspace_rows = self.workspace_rows.max(spec.rows);
+        let has_room = self.sampling.as_ref().is_some_and(|sampling| sampling.has_room(spec.rows));
+        if spec.role == TensorRole::Logits && !has_room {
+            let module = modules::load(&self.device, &self.code, &Source::sample())?;
+            self.stream.wait()?;
+            self.sampling = Some(Sampling::new(&self.device, &module, spec.rows)?);
+        }
         Ok(tensor)
     }
 
@@ -677,6 +695,23 @@ impl Backend for GpuBackend {
             return Err(BackendError::Limit { what: "a KV block's id", value: largest, limit: blocks - 1 });
         }
         independent_runs(pairs).into_iter().try_for_each(|run| self.copy_pairs(cache, run))
+    }
+
+    fn sample(
+        &mut self,
+        logits: &mut GpuTensor,
+        rows: &[SampleRow],
+        tokens: &mut [u32],
+    ) -> Result<bool, BackendError> {
+        self.device.bind()?;
+        assert_eq!(rows.len(), tokens.len(), "a token for each row");
+        let Some(sampling) =
+            self.sampling.as_mut().filter(|it| Sampling::suits(logits) && it.has_room(rows.len()))
+        else {
+            return Ok(false);
+        };
+        sampling.sample(&self.stream, logits, rows, tokens)?;
+        Ok(true)
     }
 
     fn map_logits(

@@ -8,5 +8,6 @@ mod conformance;
 mod decoder;
 mod faults;
 mod gates;
+mod sampling;
 mod simulator;
 mod tuning;
