@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use octet_backend::{
     AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, KvCacheSpec, KvScale, LinearPart,
-    LinearSpec, LinearUse, RopeSpec, RotaryAndCache, TensorRole, TensorSpec, WeightScale, WeightView,
+    LinearSpec, LinearUse, RopeSpec, RotaryAndCache, SampleRow, TensorRole, TensorSpec, WeightScale,
+    WeightView,
 };
 use octet_float8::Float8Format;
 use octet_model::{LoadedModel, ScaleForm, WeightForm};
@@ -127,7 +128,8 @@ fn run<B: Backend>(device: &mut B, used: &InUse) -> Result<(), Fault> {
         }
         ROWS.into_iter().try_for_each(|rows| product(device, form, rows))?;
     }
-    cache(device, used)
+    cache(device, used)?;
+    sampling(device)
 }
 
 /// Scales of a weight `[features, columns]`: powers of two, so that they round nothing.
@@ -253,6 +255,33 @@ fn product<B: Backend>(device: &mut B, form: WeightForm, rows: usize) -> Result<
     }
     let name = form.data_type;
     Err(Fault::Wrong(format!("a product of {rows} rows by a weight in {name} is off by {error:.2e}")))
+}
+
+/// The largest of known logits, if the device samples.
+fn sampling<B: Backend>(device: &mut B) -> Result<(), Fault> {
+    // Above a power of two, so that neither the last lane nor the last block is full.
+    let (rows, columns) = (2, 1030);
+    let mut logits = device.allocate(TensorSpec { role: TensorRole::Logits, rows, columns })?;
+    let mut values = numbers(41, rows * columns);
+    // Among numbers from -1 to 1; of two that are equal the first counts.
+    let largest = [columns - 1, 517];
+    for (row, &column) in largest.iter().enumerate() {
+        values[row * columns + column] = 1.5;
+    }
+    values[columns + 900] = 1.5;
+    device.write_tensor(&mut logits, &values)?;
+    begin_rows(device, rows)?;
+    let greedy = |row| SampleRow { row, temperature: 0.0, top_k: 0, top_p: 1.0, fraction: 0.0 };
+    let mut tokens = [0; 2];
+    if !device.sample(&mut logits, &[greedy(0), greedy(1)], &mut tokens)? {
+        return Ok(());
+    }
+    match tokens.into_iter().zip(largest).find(|&(token, expected)| token as usize != expected) {
+        None => Ok(()),
+        Some((token, expected)) => Err(Fault::Wrong(format!(
+            "the largest of known logits is token {expected}, and {token} was sampled"
+        ))),
+    }
 }
 
 /// The cache and everything around it, as one device computes it.
