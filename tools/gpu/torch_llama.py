@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """PyTorch on a Llama's shape with random weights, for the comparison in `article_table.py`: whole batches, greedy, a static
-KV cache, PyTorch's own attention. On a GPU also with the decode step as a CUDA graph. Prints JSON.
+KV cache, PyTorch's own attention. On a GPU also with the decode step as a CUDA graph: its shapes are fixed, so that it
+attends to the whole cache under a mask, for which PyTorch may have a slower kernel. Prints JSON.
 """
 
 import argparse
@@ -54,12 +55,12 @@ class Model:
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
 
-    def step(self, tokens, positions, is_prefill):
-        """Tokens `[batch, n]` at `positions [n]`; returns the next token of each sequence, `[batch, 1]`."""
+    def step(self, tokens, positions, context):
+        """Tokens `[batch, n]` at `positions [n]`, which makes `context` tokens in the cache; None looks at all of it and masks
+        what is not there yet. Returns the next token of each sequence, `[batch, 1]`."""
         x = F.embedding(tokens, self.embedding)
         batch, count, _ = x.shape
-        # A decode step looks at the whole cache, so that its shapes never change; what is not there yet is masked.
-        mask = None if is_prefill else (self.places <= positions[-1])[None, None, None, :]
+        mask = (self.places <= positions[-1])[None, None, None, :] if context is None else None
         for layer, (qkv, output, gate_up, down) in enumerate(self.weights):
             normed = F.rms_norm(x, (self.hidden,), self.norm, self.epsilon)
             heads = F.linear(normed, qkv).view(batch, count, -1, self.head_dim).transpose(1, 2)
@@ -67,10 +68,9 @@ class Model:
             queries, keys = self.rotate(queries, positions), self.rotate(keys, positions)
             self.cache[layer, 0].index_copy_(2, positions, keys)
             self.cache[layer, 1].index_copy_(2, positions, values)
-            if not is_prefill:
-                keys, values = self.cache[layer, 0], self.cache[layer, 1]
+            keys, values = self.cache[layer, 0, :, :, :context], self.cache[layer, 1, :, :, :context]
             attended = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, is_causal=is_prefill, enable_gqa=True
+                queries, keys, values, attn_mask=mask, is_causal=count > 1, enable_gqa=True
             )
             x = x + F.linear(attended.transpose(1, 2).reshape(batch, count, -1), output)
             normed = F.rms_norm(x, (self.hidden,), self.norm, self.epsilon)
@@ -91,11 +91,11 @@ def recorded(model, token, position):
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            model.step(token, position, False)
+            model.step(token, position, None)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        token.copy_(model.step(token, position, False))
+        token.copy_(model.step(token, position, None))
         position.add_(1)
     return graph
 
@@ -105,10 +105,10 @@ def latency(model, prompts, output_len, device, graph, inputs):
     synchronise(device)
     begun = time.perf_counter()
     count = prompts.shape[1]
-    token = model.step(prompts, torch.arange(count, device=device), True)
+    token = model.step(prompts, torch.arange(count, device=device), count)
     if graph is None:
         for index in range(output_len - 1):
-            token = model.step(token, torch.tensor([count + index], device=device), False)
+            token = model.step(token, torch.tensor([count + index], device=device), count + index + 1)
     else:
         inputs[0].copy_(token)
         inputs[1].fill_(count)
