@@ -150,7 +150,7 @@ impl SampleRow {
 /// whatever reads a result on the host waits for it.
 ///
 /// A failed operation leaves the step's results undefined but the device usable, unless the error is
-/// [`BackendError::Device`].
+/// [`BackendError::Device`] or [`BackendError::Unfinished`].
 pub trait Backend: Sized + Send + 'static {
     /// A workspace matrix in device memory.
     type Tensor: Send;
