@@ -82,7 +82,7 @@ def measure(options, key, flags):
     # One file for each kind of weights: the cache's type changes no product.
     tuning = ["--gemm-tuning", "off"]
     if tuned:
-        tuning = ["--gemm-tuning", "tune", "--gemm-tuning-file", str(options.out / f"tuned-{weights.lower()}.csv")]
+        tuning = ["--gemm-tuning", "tune", "--gemm-tuning-file", str(options.out / f"tuned-{weights.lower()}-%d.csv")]
     command = [
         options.octet, "bench", "latency", "--model", options.model, "--load-format", "dummy", "--dtype", "bfloat16",
         "--device", options.device, "--batch-size", str(options.batch_size), "--input-len", str(options.input_len),
