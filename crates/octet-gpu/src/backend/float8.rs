@@ -3,14 +3,18 @@
 //! A norm or a gated linear that was told so (`Backend::prepare_input`) writes its output as codes and scales into the
 //! tensor's own memory; what arrives wide, such as attention's output, is quantised into memory of the backend.
 
+use std::sync::Arc;
+
 use octet_backend::{BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale};
 use octet_float8::Float8Format;
 
 use crate::GpuError;
 use crate::architecture::Architecture;
 use crate::backend::parameters::{self, size};
-use crate::backend::tensor::GpuTensor;
+use crate::backend::{GpuBackend, GpuLinear, GpuTensor};
 use crate::driver::{Function, Module, Stream};
+use crate::kernels::Source;
+use crate::modules::Pending;
 
 /// Rows of codes are padded with zeros to this many: products take them in pairs, 64 pairs at once.
 pub(super) const CODE_PADDING: usize = 128;
@@ -98,6 +102,45 @@ impl Float8Kernels {
         // SAFETY: the parameters are the kernel's; the target was made for these rows and columns.
         unsafe { self.quantise_rows.launch(stream, [rows, 1, 1], &parameters)? };
         Ok(())
+    }
+}
+
+impl GpuBackend {
+    /// Begins to make the kernels for inputs in FP8, once.
+    pub(super) fn begin_float8(&mut self) -> Result<(), GpuError> {
+        if self.float8.is_none() {
+            let kernels = Pending::start(&self.device, &self.code, &Source::quantise(), Float8Kernels::of)?;
+            self.float8 = Some(Arc::new(kernels));
+        }
+        Ok(())
+    }
+
+    /// The input as this weight wants it: quantised if it is not yet.
+    pub(super) fn input_of(
+        &mut self,
+        rows: usize,
+        weight: &GpuLinear,
+        input: &GpuTensor,
+    ) -> Result<LinearInput, BackendError> {
+        let found = input.as_input();
+        match (weight.input_scale, found) {
+            (None, LinearInput::Wide { .. }) | (Some(_), LinearInput::Float8(_)) => Ok(found),
+            (None, LinearInput::Float8(_)) => {
+                panic!("a tensor that was prepared for a linear of FP8 inputs is read by one of wide inputs")
+            }
+            (Some(scale), LinearInput::Wide { .. }) => {
+                let stride = code_stride(input.columns);
+                // Room for the largest step at once, so that it is made once.
+                let most_rows = self.workspace_rows;
+                let codes = self.scratch(|backend| &mut backend.codes, most_rows * stride)?;
+                let scales =
+                    self.scratch(|backend| &mut backend.code_scales, most_rows * size_of::<f32>())?;
+                let target = target(codes, scales, input.columns, scale);
+                let kernels = self.float8.as_ref().expect("begun when the weight was loaded").get()?;
+                kernels.quantise(&self.stream, rows, input, target)?;
+                Ok(LinearInput::Float8(Float8Rows { codes, stride, scales }))
+            }
+        }
     }
 }
 

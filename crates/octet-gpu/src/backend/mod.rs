@@ -33,11 +33,11 @@ use crate::modules::{self, Pending};
 use crate::{BlasOptions, GpuError};
 use attention::{AttentionKernels, CacheKernels, CachePlan};
 use batch::DeviceBatch;
-use float8::{Float8Kernels, LinearInput, code_stride};
+use float8::Float8Kernels;
 use gemm::{Gemms, ProductRun};
 use linear::{LinearKernels, LinearPlan};
 use parameters::size;
-use sample::Sampling;
+use sample::{SampleKernel, Sampling};
 use step::{Bounds, Recordings};
 use tensor::PADDING;
 
@@ -138,10 +138,12 @@ pub struct GpuBackend {
     /// What splits of attention leave.
     partial: Option<DeviceBuffer>,
     /// Kernels for inputs in FP8, there as soon as a linear wants them.
-    float8: Option<Arc<Float8Kernels>>,
+    float8: Option<Arc<Pending<Float8Kernels>>>,
     /// Codes and scales of inputs that arrived wide.
     codes: Option<DeviceBuffer>,
     code_scales: Option<DeviceBuffer>,
+    /// Begun with the first weight.
+    sample: Option<Pending<SampleKernel>>,
     /// There with the first tensor of logits.
     sampling: Option<Sampling>,
 }
@@ -191,6 +193,7 @@ impl GpuBackend {
             float8: None,
             codes: None,
             code_scales: None,
+            sample: None,
             sampling: None,
             device,
         })
@@ -209,51 +212,6 @@ impl GpuBackend {
         let kernels = Arc::new(kernels);
         self.linears.insert(source, Arc::clone(&kernels));
         Ok(kernels)
-    }
-
-    /// How many rows of logits the device has sampled.
-    #[must_use]
-    pub fn sampled_rows(&self) -> u64 {
-        self.sampling.as_ref().map_or(0, |sampling| sampling.sampled_rows)
-    }
-
-    /// Kernels for inputs in FP8, compiled once.
-    fn float8_kernels(&mut self) -> Result<Arc<Float8Kernels>, GpuError> {
-        if let Some(kernels) = &self.float8 {
-            return Ok(Arc::clone(kernels));
-        }
-        let module = modules::load(&self.device, &self.code, &Source::quantise())?;
-        let kernels = Arc::new(Float8Kernels::of(&module)?);
-        self.float8 = Some(Arc::clone(&kernels));
-        Ok(kernels)
-    }
-
-    /// The input as this weight wants it: quantised if it is not yet.
-    fn input_of(
-        &mut self,
-        rows: usize,
-        weight: &GpuLinear,
-        input: &GpuTensor,
-    ) -> Result<LinearInput, BackendError> {
-        let found = input.as_input();
-        match (weight.input_scale, found) {
-            (None, LinearInput::Wide { .. }) | (Some(_), LinearInput::Float8(_)) => Ok(found),
-            (None, LinearInput::Float8(_)) => {
-                panic!("a tensor that was prepared for a linear of FP8 inputs is read by one of wide inputs")
-            }
-            (Some(scale), LinearInput::Wide { .. }) => {
-                let kernels = self.float8_kernels()?;
-                let stride = code_stride(input.columns);
-                // Room for the largest step at once, so that it is made once.
-                let most_rows = self.workspace_rows;
-                let codes = self.scratch(|backend| &mut backend.codes, most_rows * stride)?;
-                let scales =
-                    self.scratch(|backend| &mut backend.code_scales, most_rows * size_of::<f32>())?;
-                let target = float8::target(codes, scales, input.columns, scale);
-                kernels.quantise(&self.stream, rows, input, target)?;
-                Ok(LinearInput::Float8(float8::Float8Rows { codes, stride, scales }))
-            }
-        }
     }
 
     /// Scratch memory of at least so many bytes. It grows outside of recordings only, which it voids.
@@ -290,6 +248,7 @@ impl GpuBackend {
             add.check("what the norm adds", rows, columns);
         }
         if let (Some(target), Some(kernels)) = (output.begin_write(), &self.float8) {
+            let kernels = kernels.get()?;
             let parameters = parameters::NormFloat8 {
                 input: input.address(),
                 add: add.map_or(0, GpuTensor::address),
@@ -362,6 +321,7 @@ impl GpuBackend {
             Activation::GeluTanh => 1,
         };
         if let (Some(target), Some(kernels)) = (output.begin_write(), &self.float8) {
+            let kernels = kernels.get()?;
             let parameters = parameters::GateFloat8 {
                 products,
                 target,
@@ -473,7 +433,11 @@ impl Backend for GpuBackend {
             && let Some(scale) = float8::input_scale(architecture, &spec, parts)
         {
             plan = plan.with_float8_inputs(scale);
-            self.float8_kernels()?;
+            self.begin_float8()?;
+        }
+        // Whoever looks tokens up will sample them.
+        if matches!(spec.usage, LinearUse::Embed | LinearUse::EmbedAndMultiply) {
+            self.begin_sampling()?;
         }
         let kernels = match spec.usage {
             LinearUse::Embed => None,
@@ -510,11 +474,8 @@ impl Backend for GpuBackend {
         self.device.bind()?;
         let tensor = GpuTensor::allocate(&self.stream, spec, self.activation)?;
         self.workspace_rows = self.workspace_rows.max(spec.rows);
-        let has_room = self.sampling.as_ref().is_some_and(|sampling| sampling.has_room(spec.rows));
-        if spec.role == TensorRole::Logits && !has_room {
-            let module = modules::load(&self.device, &self.code, &Source::sample())?;
-            self.stream.wait()?;
-            self.sampling = Some(Sampling::new(&self.device, &module, spec.rows)?);
+        if spec.role == TensorRole::Logits {
+            self.make_room_for_sampling(spec.rows)?;
         }
         Ok(tensor)
     }
@@ -529,6 +490,7 @@ impl Backend for GpuBackend {
         let kernels = CacheKernels::of(&rotary, attention.finish()?)?;
         // What was begun while weights were loaded is there before the first step.
         self.linears.values().try_for_each(|kernels| kernels.get().map(drop))?;
+        self.float8.iter().try_for_each(|kernels| kernels.get().map(drop))?;
         let cache = GpuKvCache::allocate(&self.stream, spec, &plan, kernels)?;
         self.kv_heads = spec.kv_heads;
         Ok(cache)
@@ -705,13 +667,7 @@ impl Backend for GpuBackend {
     ) -> Result<bool, BackendError> {
         self.device.bind()?;
         assert_eq!(rows.len(), tokens.len(), "a token for each row");
-        let Some(sampling) =
-            self.sampling.as_mut().filter(|it| Sampling::suits(logits) && it.has_room(rows.len()))
-        else {
-            return Ok(false);
-        };
-        sampling.sample(&self.stream, logits, rows, tokens)?;
-        Ok(true)
+        self.sample_rows(logits, rows, tokens)
     }
 
     fn map_logits(

@@ -4,8 +4,10 @@ use octet_backend::{BackendError, SampleRow};
 
 use crate::GpuError;
 use crate::backend::parameters::{self, size};
-use crate::backend::tensor::GpuTensor;
+use crate::backend::{GpuBackend, GpuTensor};
 use crate::driver::{Device, DeviceBuffer, Function, HostBuffer, Module, Stream};
+use crate::kernels::Source;
+use crate::modules::Pending;
 
 /// Bytes of `SampleRow` in `sample.cu`.
 const ROW_BYTES: usize = 32;
@@ -15,12 +17,21 @@ const THREADS: u32 = 1024;
 /// Integer weights are summed up in 64 bits: more tokens might not fit.
 const LARGEST_VOCABULARY: usize = 1 << 18;
 
+/// The kernel of `sample.cu`.
+pub(super) struct SampleKernel(Function);
+
+impl SampleKernel {
+    fn of(module: &Module) -> Result<Self, GpuError> {
+        module.function("sample").map(Self)
+    }
+}
+
 /// What sampling needs on the device, made with the tensor of logits.
 pub(super) struct Sampling {
-    kernel: Function,
+    kernel: SampleKernel,
     rows: usize,
     /// How many rows were sampled since the start.
-    pub(super) sampled_rows: u64,
+    sampled_rows: u64,
     /// Parameters on their way there, then tokens on their way back.
     host: HostBuffer,
     parameters: DeviceBuffer,
@@ -29,9 +40,9 @@ pub(super) struct Sampling {
 
 impl Sampling {
     /// For so many rows at once.
-    pub(super) fn new(device: &Device, module: &Module, rows: usize) -> Result<Self, GpuError> {
+    fn new(device: &Device, kernel: SampleKernel, rows: usize) -> Result<Self, GpuError> {
         Ok(Self {
-            kernel: module.function("sample")?,
+            kernel,
             rows,
             sampled_rows: 0,
             host: HostBuffer::new(device, rows * ROW_BYTES)?,
@@ -40,18 +51,8 @@ impl Sampling {
         })
     }
 
-    /// Whether its memory holds so many rows.
-    pub(super) fn has_room(&self, rows: usize) -> bool {
-        rows <= self.rows
-    }
-
-    /// Whether the kernel can sample rows of these logits.
-    pub(super) fn suits(logits: &GpuTensor) -> bool {
-        logits.columns <= LARGEST_VOCABULARY
-    }
-
     /// Samples and waits for the tokens.
-    pub(super) fn sample(
+    fn sample(
         &mut self,
         stream: &Stream,
         logits: &GpuTensor,
@@ -72,7 +73,7 @@ impl Sampling {
             columns: size(logits.columns),
         };
         // SAFETY: the parameters are the kernel's, and each row is one of the logits.
-        unsafe { self.kernel.launch_threads(stream, [rows.len(), 1, 1], THREADS, &parameters)? };
+        unsafe { self.kernel.0.launch_threads(stream, [rows.len(), 1, 1], THREADS, &parameters)? };
         self.tokens.read_pinned(stream, 0, &mut self.host, rows.len() * TOKEN_BYTES)?;
         stream.wait()?;
         let (words, _) = self.host.as_bytes_mut().as_chunks::<TOKEN_BYTES>();
@@ -81,6 +82,61 @@ impl Sampling {
         }
         self.sampled_rows += rows.len() as u64;
         Ok(())
+    }
+}
+
+impl GpuBackend {
+    /// How many rows of logits the device has sampled.
+    #[must_use]
+    pub fn sampled_rows(&self) -> u64 {
+        self.sampling.as_ref().map_or(0, |sampling| sampling.sampled_rows)
+    }
+
+    /// Begins to make the kernel, once.
+    pub(super) fn begin_sampling(&mut self) -> Result<(), GpuError> {
+        if self.sample.is_none() && self.sampling.is_none() {
+            let kernel = Pending::start(&self.device, &self.code, &Source::sample(), SampleKernel::of)?;
+            self.sample = Some(kernel);
+        }
+        Ok(())
+    }
+
+    /// Makes room to sample so many rows of a new tensor of logits.
+    pub(super) fn make_room_for_sampling(&mut self, rows: usize) -> Result<(), GpuError> {
+        let (kernel, sampled_rows) = match self.sampling.take() {
+            Some(sampling) if sampling.rows >= rows => {
+                self.sampling = Some(sampling);
+                return Ok(());
+            }
+            Some(sampling) => {
+                self.stream.wait()?;
+                (sampling.kernel, sampling.sampled_rows)
+            }
+            None => {
+                self.begin_sampling()?;
+                let kernel = self.sample.take().ok_or(GpuError::Panicked)?;
+                (kernel.finish()?, 0)
+            }
+        };
+        self.sampling = Some(Sampling { sampled_rows, ..Sampling::new(&self.device, kernel, rows)? });
+        Ok(())
+    }
+
+    /// Samples rows, unless the kernel cannot.
+    pub(super) fn sample_rows(
+        &mut self,
+        logits: &GpuTensor,
+        rows: &[SampleRow],
+        tokens: &mut [u32],
+    ) -> Result<bool, BackendError> {
+        let Some(sampling) = self.sampling.as_mut().filter(|sampling| rows.len() <= sampling.rows) else {
+            return Ok(false);
+        };
+        if logits.columns > LARGEST_VOCABULARY {
+            return Ok(false);
+        }
+        sampling.sample(&self.stream, logits, rows, tokens)?;
+        Ok(true)
     }
 }
 
