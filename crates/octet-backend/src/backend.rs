@@ -128,23 +128,29 @@ pub struct RotaryAndCache<'a, B: Backend> {
 /// One row to be sampled by the device. Only what devices do themselves; everything else is sampled on the host.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleRow {
-    /// 0 is greedy.
+    /// Which row of the logits.
+    pub row: usize,
+    /// 0 is greedy: the largest logit, of equal ones the first.
     pub temperature: f32,
     /// Keep the k most likely; 0 keeps all.
     pub top_k: u32,
     /// Keep the smallest set whose probability reaches this; 1 keeps all.
     pub top_p: f32,
-    /// Key of the counter-based random generator.
-    pub seed: u64,
-    /// Tokens generated so far: the generator's counter.
-    pub counter: u64,
+    /// Where to draw, in `[0, 1)`: the sequence's next number of its generator. The token is the first, in the order of
+    /// ids, at which the running sum of what is left passes this share of its whole.
+    pub fraction: f64,
+}
+
+impl SampleRow {
+    /// Instead of a token: the device leaves the row to the host, which knows what is wrong with it.
+    pub const NOT_SAMPLED: u32 = u32::MAX;
 }
 
 /// A device that runs decoders. One thread owns it; methods that start work may return before the work is done, and
 /// whatever reads a result on the host waits for it.
 ///
 /// A failed operation leaves the step's results undefined but the device usable, unless the error is
-/// [`BackendError::Device`].
+/// [`BackendError::Device`] or [`BackendError::Unfinished`].
 pub trait Backend: Sized + Send + 'static {
     /// A workspace matrix in device memory.
     type Tensor: Send;
@@ -338,8 +344,9 @@ pub trait Backend: Sized + Send + 'static {
 
     // Results.
 
-    /// Samples the first rows of `logits` on the device, one token a row. Returns whether it did: `false` means that
-    /// the device leaves sampling to the host.
+    /// Samples rows of `logits` on the device: temperature, then top-k, then top-p of what that leaves, then the draw, one
+    /// token for each of `rows` or [`SampleRow::NOT_SAMPLED`]. Returns whether it did: `false` means that the device
+    /// leaves sampling to the host, always.
     ///
     /// # Errors
     /// Of the device.

@@ -76,6 +76,10 @@ pub enum BackendError {
     /// The device itself failed: a driver or library call, a lost device.
     #[error("the device failed: {0}")]
     Device(String),
+    /// The device did not finish its work within the time that it was given. It is lost to this process: nothing that
+    /// was started can be taken back.
+    #[error("the device did not finish in time: {0}")]
+    Unfinished(String),
 }
 
 impl BackendError {

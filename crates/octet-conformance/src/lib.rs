@@ -36,6 +36,7 @@ mod logits;
 mod norm;
 mod random;
 mod rotary;
+mod sample;
 mod scenario;
 
 pub use agreement::agreement;
@@ -48,6 +49,7 @@ pub use linear::{kept_weights, linear, linear_invariance};
 pub use logits::logits;
 pub use norm::rms_norm;
 pub use rotary::rotary;
+pub use sample::{sample, sample_vocabulary};
 
 /// Floating types of weights that every backend must be able to keep.
 const WIDE_TYPES: [DataType; 3] = [DataType::F32, DataType::F16, DataType::BF16];

@@ -6,7 +6,6 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
 #![allow(missing_docs, clippy::expect_used, reason = "a benchmark")]
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use octet_backend::{
@@ -143,33 +142,13 @@ impl Bench {
     }
 }
 
-/// Bytes a second that all workers read together.
-fn read_bandwidth() -> f64 {
-    let backend = start();
-    let pool = backend.pool();
-    let memory = vec![1u64; 16 << 20];
-    let share = memory.len() / pool.workers();
-    let times = (0..15).map(|_| {
-        let start = Instant::now();
-        pool.run(&|worker| {
-            let mut sums = [0u64; 32];
-            for values in memory[worker * share..(worker + 1) * share].as_chunks::<32>().0 {
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum ^= value);
-            }
-            black_box(sums);
-        });
-        start.elapsed()
-    });
-    size_of_val(&*memory) as f64 / times.min().unwrap_or_default().as_secs_f64()
-}
-
 fn decode(heads: Heads, bandwidth: f64) {
     for sequences in [1, 8] {
         for context in [512, 4096, 8192] {
             let mut times = [Duration::ZERO; 2];
             for (time, data_type) in times.iter_mut().zip([DataType::BF16, E4M3]) {
                 let bytes = 2 * sequences * context * heads.kv_heads * heads.head_dim * data_type.bytes();
-                let layers = (128usize << 20).div_ceil(bytes).clamp(1, 16);
+                let layers = (2 * octet_cpu::last_cache_bytes()).div_ceil(bytes).clamp(1, 256);
                 let mut bench = Bench::new(heads, data_type, (sequences, context), layers);
                 bench.fill(sequences, context - 1);
                 bench.begin(0..sequences, context - 1, 1);
@@ -212,7 +191,7 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    let bandwidth = read_bandwidth();
+    let bandwidth = start().measure_floor().expect("room for the floor").read_bytes_per_second;
     println!("reading: {:.2} GB/s", bandwidth / 1e9);
     for heads in MODELS {
         decode(heads, bandwidth);

@@ -39,7 +39,9 @@ const TYPES: [(&str, DataType); 4] = [
 ];
 
 /// Bytes of weights that take turns: more than the last cache holds.
-const COLD_BYTES: usize = 192 << 20;
+fn cold_bytes() -> usize {
+    2 * octet_cpu::last_cache_bytes().max(96 << 20)
+}
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
@@ -133,7 +135,7 @@ fn load(
         .collect();
     let usage = if gated { LinearUse::Gated } else { LinearUse::Multiply };
     let spec = LinearSpec { data_type, usage, bias: None, input_scale: None };
-    let copies = COLD_BYTES.div_ceil(bytes.len()).clamp(1, 64);
+    let copies = cold_bytes().div_ceil(bytes.len()).clamp(1, 256);
     (0..copies).map(|_| backend.load_linear(spec.clone(), &parts).expect("the weight is packed")).collect()
 }
 

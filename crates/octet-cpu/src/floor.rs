@@ -10,15 +10,19 @@ use std::time::{Duration, Instant};
 use octet_backend::BackendError;
 
 use crate::isa::{Isa, Level};
-use crate::memory::AlignedBuffer;
+use crate::memory::{AlignedBuffer, device_memory, last_cache_bytes};
 use crate::simd::tiles::{
     TILE_BYTES, TILE_COLUMNS, TILE_FLOATS, TILE_ROWS, TileDot, TileKernel, TileOperands,
 };
 use crate::simd::{Kernel, LANES, PairDot, PairKernel, Portable, Simd};
 use crate::threads::Pool;
 
-/// Bytes that are read: many times the last cache of any machine that we know of for each of its sockets.
-const READ_BYTES: usize = 512 << 20;
+/// Bytes that are read, at the least and at the most.
+const READ_BYTES: std::ops::RangeInclusive<usize> = 512 << 20..=4 << 30;
+
+/// How often the last caches must fit into what is read. Caches do not drop the oldest line first: of twice their size they
+/// still serve a part, and the memory seems quicker than it is.
+const LAST_CACHES: usize = 7;
 
 /// How long each of the two measurements goes on.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -41,7 +45,7 @@ impl Floor {
     /// Measures for about a second. The best of several passes counts, because what disturbs only slows down.
     ///
     /// # Errors
-    /// No memory for the half gibibyte that is read.
+    /// No memory for what is read: several times the last caches.
     pub fn measure(pool: &Pool, isa: Isa) -> Result<Self, BackendError> {
         Ok(Self {
             read_bytes_per_second: read_rate(pool, isa)?,
@@ -71,7 +75,9 @@ fn shortest(mut pass: impl FnMut()) -> f64 {
 }
 
 fn read_rate(pool: &Pool, isa: Isa) -> Result<f64, BackendError> {
-    let floats = READ_BYTES / size_of::<f32>() / pool.workers() / (STREAMS * LANES) * (STREAMS * LANES);
+    let enough = last_cache_bytes().saturating_mul(LAST_CACHES).min(device_memory().free_bytes / 4);
+    let bytes = enough.clamp(*READ_BYTES.start(), *READ_BYTES.end());
+    let floats = bytes / size_of::<f32>() / pool.workers() / (STREAMS * LANES) * (STREAMS * LANES);
     let mut buffer = AlignedBuffer::<f32>::zeroed(floats * pool.workers())?;
     // Untouched pages would all be the same page of zeros, and each worker's part should be near it.
     let shares: Vec<_> = buffer.chunks_mut(floats).map(Mutex::new).collect();

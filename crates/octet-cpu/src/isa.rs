@@ -1,9 +1,10 @@
 //! Which instruction set the kernels run on: asked of the processor once, at start.
 
 use crate::CpuError;
+use crate::simd::tiles::{TileDot, TileKernel};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Amx, Avx2, Avx512, Avx512Bf16};
-use crate::simd::{Kernel, Portable, Simd};
+use crate::simd::{Kernel, PairDot, PairKernel, Portable, Simd};
 
 /// The environment variable that may choose a lesser instruction set: `portable`, `avx2`, `avx512`,
 /// `avx512bf16` or `amx`.
@@ -130,6 +131,45 @@ impl Isa {
             Level::Avx512Bf16(simd) => simd.without_pairs().run(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Amx(simd) => simd.vectors().without_pairs().run(kernel),
+        }
+    }
+
+    /// Whether it has matrix tiles.
+    pub(crate) fn has_tiles(self) -> bool {
+        match self.0 {
+            #[cfg(test)]
+            Level::PortableTiles => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Runs a kernel of tiles with `rows` rows, sixteen at most.
+    ///
+    /// # Panics
+    /// Unless [`Isa::has_tiles`].
+    pub(crate) fn run_tiles<K: TileKernel>(self, rows: usize, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(test)]
+            Level::PortableTiles => Portable.run_tiles(rows, kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(simd) => simd.run_tiles(rows, kernel),
+            _ => unreachable!("{} has no matrix tiles", self.name()),
+        }
+    }
+
+    /// Runs a kernel on the vectors that stand beside tiles.
+    ///
+    /// # Panics
+    /// Unless [`Isa::has_tiles`].
+    pub(crate) fn run_beside_tiles<K: PairKernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(test)]
+            Level::PortableTiles => Portable.run_pairs(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx(simd) => simd.vectors().run_pairs(kernel),
+            _ => unreachable!("{} has no matrix tiles", self.name()),
         }
     }
 }

@@ -43,4 +43,5 @@ pub use error::CpuError;
 pub use floor::Floor;
 pub use isa::{ISA_VARIABLE, Isa};
 pub use kernels::cache::CpuKvCache;
+pub use memory::last_cache_bytes;
 pub use threads::{Pool, PoolOptions, ThreadBinding};

@@ -124,13 +124,13 @@ impl<E: Executor> Engine<E> {
         self.ledger.ids().into_iter().for_each(|id| self.abort(id));
     }
 
-    /// Ends all requests with [`RequestFault::EngineStopped`]; the engine takes no more. It needs the ledger alone,
-    /// so it may follow a panic in the middle of a step.
-    pub fn fail_all(&mut self) {
+    /// Ends all requests with `fault`; the engine takes no more. It needs the ledger alone, so it may follow a panic in
+    /// the middle of a step.
+    pub fn fail_all(&mut self, fault: &RequestFault) {
         self.dead = true;
         self.keys.clear();
         for id in self.ledger.ids() {
-            self.ledger.fail(id, RequestFault::EngineStopped);
+            self.ledger.fail(id, fault.clone());
         }
     }
 
@@ -173,7 +173,7 @@ impl<E: Executor> Engine<E> {
             .execute(&self.plan, &mut self.output)
             .and_then(|()| check_output(&self.plan, &self.output));
         if let Err(error) = executed {
-            self.fail_all();
+            self.fail_all(&RequestFault::of(&error));
             return Err(error);
         }
         self.now = clock();
@@ -368,7 +368,7 @@ fn stop_reason(sequence: &Sequence, token: u32, longest_sequence: usize) -> Opti
 fn check_output(plan: &StepPlan, output: &StepOutput) -> Result<(), ExecutorError> {
     let (wanted, got) = (plan.outputs.len(), output.rows.len());
     if wanted != got {
-        return Err(ExecutorError(format!("the plan asked for {wanted} output rows and got {got}")));
+        return Err(ExecutorError::Failed(format!("the plan asked for {wanted} output rows and got {got}")));
     }
     let fits = |(wanted, got): (&OutputRow, &RowOutcome)| {
         matches!(
@@ -381,7 +381,7 @@ fn check_output(plan: &StepPlan, output: &StepOutput) -> Result<(), ExecutorErro
     match plan.outputs.iter().zip(&output.rows).position(|pair| !fits(pair)) {
         None => Ok(()),
         Some(row) => {
-            Err(ExecutorError(format!("output row {row} is not of the kind that the plan asked for")))
+            Err(ExecutorError::Failed(format!("output row {row} is not of the kind that the plan asked for")))
         }
     }
 }

@@ -72,6 +72,9 @@ pub enum SubmitError {
     /// The engine is shutting down or has died.
     #[error("the engine takes no more requests: it is stopping or has stopped")]
     Stopped,
+    /// The device did not finish a step in time, and the engine ended (HTTP 503: another server may take it).
+    #[error("the device did not finish its work in time; this server stops")]
+    Stalled,
     /// The prompt leaves no room, even if it ran alone.
     #[error(
         "the prompt has {prompt_tokens} tokens; prompt and output together can have at most {capacity_tokens}"

@@ -49,10 +49,16 @@ pub struct StepOutput {
     pub rows: Vec<RowOutcome>,
 }
 
-/// The device failed; the engine cannot go on.
-#[derive(Debug, thiserror::Error)]
-#[error("the model could not run a step: {0}")]
-pub struct ExecutorError(pub String);
+/// Why the engine cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExecutorError {
+    /// The device failed.
+    #[error("the model could not run a step: {0}")]
+    Failed(String),
+    /// The device did not finish a step in the time that it was given.
+    #[error("the model did not finish a step: {0}")]
+    Unfinished(String),
+}
 
 /// Runs plans. The engine owns it and calls it from its own thread alone.
 pub trait Executor: Send {

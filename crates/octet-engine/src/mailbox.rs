@@ -44,6 +44,8 @@ struct State {
     deadline: Option<Instant>,
     /// Whether anybody empties the mailbox.
     open: bool,
+    /// Why requests are refused, once they are.
+    refusal: SubmitError,
     stats: EngineStats,
 }
 
@@ -63,6 +65,7 @@ impl Mailbox {
             admission: true,
             deadline: None,
             open: true,
+            refusal: SubmitError::Stopped,
             stats,
         };
         Self { state: Mutex::new(state), wake: Condvar::new() }
@@ -79,7 +82,7 @@ impl Mailbox {
     pub(crate) fn submit(&self, request: Request, limit: usize) -> Result<(), SubmitError> {
         let mut state = self.lock();
         if !state.open || !state.admission {
-            return Err(SubmitError::Stopped);
+            return Err(state.refusal.clone());
         }
         if state.inside >= limit {
             return Err(SubmitError::QueueFull { limit });
@@ -166,10 +169,11 @@ impl Mailbox {
         }
     }
 
-    /// Closes the mailbox for good and hands over what was never carried out.
-    pub(crate) fn close(&self, stats: &EngineStats) -> Vec<Command> {
+    /// Closes the mailbox for good, with what later requests are told, and hands over what was never carried out.
+    pub(crate) fn close(&self, stats: &EngineStats, refusal: SubmitError) -> Vec<Command> {
         let mut state = self.lock();
         state.open = false;
+        state.refusal = refusal;
         state.admission = false;
         state.queued = 0;
         state.inside = 0;

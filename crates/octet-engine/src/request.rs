@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use octet_sample::{PositionLogprobs, SampledToken, SamplingParams};
 
+use crate::executor::ExecutorError;
+
 /// Names one sequence's request for its whole life. `n` > 1 or several prompts are several requests to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
@@ -123,4 +125,17 @@ pub enum RequestFault {
     /// The engine stopped.
     #[error("the engine stopped before the request was done")]
     EngineStopped,
+    /// The device did not finish a step in time; another server may serve the request.
+    #[error("the device did not finish its work in time; this server stops")]
+    DeviceStalled,
+}
+
+impl RequestFault {
+    /// What requests are told when the executor fails like this.
+    pub(crate) fn of(error: &ExecutorError) -> Self {
+        match error {
+            ExecutorError::Failed(_) => Self::EngineStopped,
+            ExecutorError::Unfinished(_) => Self::DeviceStalled,
+        }
+    }
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::EngineConfig;
 use crate::engine::Engine;
-use crate::error::ConfigError;
-use crate::executor::Executor;
+use crate::error::{ConfigError, SubmitError};
+use crate::executor::{Executor, ExecutorError};
 use crate::handle::EngineHandle;
 use crate::mailbox::{Command, Mailbox, Wake};
 use crate::request::{Event, Request, RequestFault};
@@ -23,7 +23,8 @@ const IDLE_AFTER: Duration = Duration::from_millis(250);
 pub enum EngineExit {
     /// It was asked to, and every request had its end.
     Stopped,
-    /// The device failed or the engine broke; every request got [`RequestFault::EngineStopped`]. The text says why.
+    /// The device failed or the engine broke; every request got [`RequestFault::EngineStopped`], or
+    /// [`RequestFault::DeviceStalled`]. The text says why.
     Died(String),
 }
 
@@ -69,17 +70,21 @@ pub fn spawn<E: Executor + 'static>(
 fn run<E: Executor>(mut engine: Engine<E>, mailbox: &Mailbox) -> EngineExit {
     let mut commands = Vec::new();
     let result = catch_unwind(AssertUnwindSafe(|| serve(&mut engine, mailbox, &mut commands)));
-    let exit = match result {
-        Ok(Ok(())) => EngineExit::Stopped,
-        Ok(Err(reason)) => EngineExit::Died(reason),
-        Err(panic) => EngineExit::Died(panic_message(panic.as_ref())),
+    let (exit, fault) = match result {
+        Ok(Ok(())) => (EngineExit::Stopped, RequestFault::EngineStopped),
+        Ok(Err(error)) => (EngineExit::Died(error.to_string()), RequestFault::of(&error)),
+        Err(panic) => (EngineExit::Died(panic_message(panic.as_ref())), RequestFault::EngineStopped),
+    };
+    let refusal = match fault {
+        RequestFault::DeviceStalled => SubmitError::Stalled,
+        _ => SubmitError::Stopped,
     };
     // First refuse new requests, then end the old ones: nobody can slip in between and wait for ever.
-    commands.extend(mailbox.close(&engine.stats()));
-    engine.fail_all();
+    commands.extend(mailbox.close(&engine.stats(), refusal));
+    engine.fail_all(&fault);
     for command in commands {
         if let Command::Submit(request) = command {
-            end_unserved(request, RequestFault::EngineStopped);
+            end_unserved(request, fault.clone());
         }
     }
     exit
@@ -90,14 +95,14 @@ fn serve<E: Executor>(
     engine: &mut Engine<E>,
     mailbox: &Mailbox,
     commands: &mut Vec<Command>,
-) -> Result<(), String> {
+) -> Result<(), ExecutorError> {
     let start = Instant::now();
     let clock = || start.elapsed();
     let mut patience = Some(IDLE_AFTER);
     loop {
         match mailbox.take(&engine.stats(), commands, patience) {
             Wake::Idle => {
-                let has_more = engine.idle().map_err(|error| error.to_string())?;
+                let has_more = engine.idle()?;
                 patience = has_more.then_some(Duration::ZERO);
             }
             Wake::End => return Ok(()),
@@ -111,7 +116,7 @@ fn serve<E: Executor>(
             }
         }
         if engine.has_work() {
-            engine.step(&clock).map_err(|error| error.to_string())?;
+            engine.step(&clock)?;
             patience = Some(IDLE_AFTER);
         }
     }

@@ -176,6 +176,9 @@ DEVICE Piece seen_keys(u32 key, u32 first, u32 end) {
     return mask;
 }
 
+// A piece's row among the elements of a head. Large heads leave no registers to keep all tiles' addresses.
+DEVICE u32 value_row(u32 piece) { return HEAD_DIM > 128 ? fresh(piece_row(piece)) : piece_row(piece); }
+
 // sums [HEAD_DIM x 16 queries] = sums * shrink + values . probabilities of 32 keys.
 DEVICE void add_values(const AttentionParams& p, const Tile& tile, Acc sums[VALUE_TILES], u32 first_key, const u16* probabilities,
                        const float* shrink) {
@@ -194,7 +197,7 @@ DEVICE void add_values(const AttentionParams& p, const Tile& tile, Acc sums[VALU
 #pragma unroll
         for (u32 i = 0; i < PIECES; i++) {
             Piece terms[3];
-            split<CACHE_TYPE>(load_raw<CACHE_TYPE>(p.values, start[i] + (u64)(t * 16 + piece_row(i)) * p.block_size), terms);
+            split<CACHE_TYPE>(load_raw<CACHE_TYPE>(p.values, start[i] + (u64)(t * 16 + value_row(i)) * p.block_size), terms);
 #pragma unroll
             for (u32 term = 0; term < TERMS; term++) {
 #pragma unroll

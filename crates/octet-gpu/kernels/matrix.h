@@ -49,6 +49,17 @@ DEVICE void keep_order() { __builtin_amdgcn_sched_barrier(0); }
 DEVICE void keep_order() {}
 #endif
 
+// The value, as if nothing were known of it: what is computed from it is not kept in registers over a loop. On gfx11, where
+// those are short.
+#if !defined(SM) && !defined(HIPSIM) && GFX == 0x1100
+DEVICE u32 fresh(u32 value) {
+    asm volatile("" : "+v"(value));
+    return value;
+}
+#else
+DEVICE u32 fresh(u32 value) { return value; }
+#endif
+
 // A lane's share of a [16 x 16] result.
 #define ACC_VALUES (256 / WAVE)
 struct Acc {

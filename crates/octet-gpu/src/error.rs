@@ -1,7 +1,10 @@
 //! What can go wrong between here and the device.
 
+use std::time::Duration;
+
 use octet_backend::BackendError;
 
+use crate::driver::Activity;
 use crate::library::Attempt;
 
 /// An error of the GPU backend.
@@ -63,6 +66,48 @@ pub enum GpuError {
         /// The compiler's log.
         log: String,
     },
+    /// Work did not end in time. Nothing more is asked of the device.
+    #[error(
+        "{name} ({architecture}) did not finish within {} s, {activity}; the process must end, and if the device does \
+         not answer the next one either it needs a reset", .limit.as_secs_f64()
+    )]
+    Unfinished {
+        /// The time that it had.
+        limit: Duration,
+        /// What it was at work on.
+        activity: Activity,
+        /// The device's name.
+        name: String,
+        /// Its architecture.
+        architecture: String,
+    },
+    /// The device was given up before.
+    #[error("{name} was given up because it did not finish earlier work")]
+    Lost {
+        /// The device's name.
+        name: String,
+    },
+    /// The operating system gives no thread to compile on.
+    #[error("no thread to compile kernels: {0}")]
+    Thread(std::io::Error),
+    /// A thread that compiled kernels did not come to its end.
+    #[error("a thread that compiled kernels panicked, or its error was told before")]
+    Panicked,
+    /// There is neither a compiler nor code that was made at release time.
+    #[error(
+        "there is no code of {module} for {architecture}: {bundle}, and {compiler}\ninstall the compiler, or name a file \
+         made by tools/kernels/build for this version in OCTET_KERNEL_BUNDLE"
+    )]
+    NoCode {
+        /// The source's name.
+        module: String,
+        /// For which architecture.
+        architecture: String,
+        /// What is wrong with the code that was made at release time.
+        bundle: String,
+        /// What is wrong with the compiler.
+        compiler: String,
+    },
     /// The device has no room.
     #[error("the device has no room for {requested_bytes} bytes of {what}")]
     OutOfMemory {
@@ -81,6 +126,9 @@ impl From<GpuError> for BackendError {
     fn from(error: GpuError) -> Self {
         match error {
             GpuError::OutOfMemory { what, requested_bytes } => Self::OutOfMemory { what, requested_bytes },
+            unfinished @ (GpuError::Unfinished { .. } | GpuError::Lost { .. }) => {
+                Self::Unfinished(unfinished.to_string())
+            }
             other => Self::Device(other.to_string()),
         }
     }

@@ -8,7 +8,7 @@ use std::ptr;
 use crate::GpuError;
 use crate::architecture::Architecture;
 use crate::cache::CodeCache;
-use crate::driver::{Device, Kind, LoadedCompiler, Module};
+use crate::driver::{Kind, LoadedCompiler};
 
 /// The files of `kernels/`, which live in the program.
 const DEVICE: &str = include_str!("../kernels/device.h");
@@ -66,6 +66,31 @@ impl Source {
     #[must_use]
     pub fn quantise() -> Self {
         Self { name: "quantise", text: include_str!("../kernels/quantise.cu"), options: Vec::new() }
+    }
+
+    /// Logits to tokens.
+    #[must_use]
+    pub fn sample() -> Self {
+        Self { name: "sample", text: include_str!("../kernels/sample.cu"), options: Vec::new() }
+    }
+
+    /// The modules that a release brings along for an architecture: those of the types that models come in, for heads of
+    /// the usual sizes.
+    #[must_use]
+    pub fn released(architecture: Architecture) -> Vec<Self> {
+        use ElementType::{BF16, E4M3, E5M2, F16, F32};
+        let mut sources = vec![Self::rows(), Self::sample()];
+        for head_dim in [64, 80, 96, 128, 256] {
+            for cache_type in [BF16, F16, E4M3, E5M2] {
+                sources.extend([Self::rotary(head_dim, cache_type), Self::attention(head_dim, cache_type)]);
+            }
+        }
+        sources.extend([BF16, F16, F32, E4M3, E5M2].map(|weight| Self::linear(weight, BF16, false)));
+        sources.extend([E4M3, E5M2].map(|weight| Self::linear(weight, BF16, true)));
+        if architecture.multiplies_float8() {
+            sources.extend([Self::quantise(), Self::linear_float8()]);
+        }
+        sources
     }
 
     /// Its name with its options, for messages and for the table of limits.
@@ -141,16 +166,18 @@ impl ElementType {
     }
 }
 
-/// Where code comes from: a folder of compiled kernels, and perhaps one of sources.
+/// Where code comes from: a folder of compiled kernels, and perhaps one of sources and a file made at release time.
 #[derive(Clone, Debug)]
 pub(crate) struct Code {
     pub(crate) cache: CodeCache,
+    /// Used where there is no compiler.
+    pub(crate) bundle: Option<PathBuf>,
     /// Files of it replace those of the same name inside the program.
     pub(crate) sources: Option<PathBuf>,
 }
 
 impl Code {
-    fn text_of(&self, source: &Source) -> String {
+    pub(crate) fn text_of(&self, source: &Source) -> String {
         let read = |name: &str, built_in: &str| {
             let replaced =
                 self.sources.as_ref().and_then(|folder| fs::read_to_string(folder.join(name)).ok());
@@ -195,32 +222,25 @@ impl OfflineCompiler {
         let options: Vec<String> = all_options(source, architecture).chain(further).collect();
         compile(&self.0, (source, &source.text()), &architecture.name(), &options)
     }
-}
 
-fn all_options(source: &Source, architecture: Architecture) -> impl Iterator<Item = String> {
-    architecture.options().into_iter().chain(source.options.clone())
-}
-
-/// Loads a module: from the cache, or compiled and then kept there.
-///
-/// # Errors
-/// The compiler's, with its log; the driver's.
-pub(crate) fn load(device: &Device, code: &Code, source: &Source) -> Result<Module, GpuError> {
-    let api = device.api();
-    let text = code.text_of(source);
-    let options: Vec<String> = all_options(source, device.architecture()).collect();
-    let compiler = format!("{} {:?} {:?}", api.kind.name(), api.compiler.version, api.version);
-    let key = CodeCache::key(&[&text, &options.join(" "), &compiler]);
-    if let Some(kept) = code.cache.read(&key) {
-        match Module::load(device, &kept) {
-            Ok(module) => return Ok(module),
-            Err(error) => tracing::warn!(%error, "a kernel of the cache does not load and is compiled anew"),
-        }
+    /// As [`OfflineCompiler::compile`], but code that the drivers of later devices of the family load too: NVIDIA's PTX.
+    /// AMD has no such thing, and this is its usual code.
+    ///
+    /// # Errors
+    /// The compiler's, with its log.
+    pub fn compile_portably(
+        &self,
+        source: &Source,
+        architecture: Architecture,
+    ) -> Result<Compiled, GpuError> {
+        let options: Vec<String> = all_options(source, architecture).collect();
+        let text = source.text();
+        compile_to(&self.0, (source, &text), (&architecture.name(), &options), Form::Portable)
     }
-    let compiled = compile(&api.compiler, (source, &text), &device.architecture().name(), &options)?;
-    let module = Module::load(device, &compiled.code)?;
-    code.cache.write(&key, &compiled.code);
-    Ok(module)
+}
+
+pub(crate) fn all_options(source: &Source, architecture: Architecture) -> impl Iterator<Item = String> {
+    architecture.options().into_iter().chain(source.options.clone())
 }
 
 /// Destroys the program however the compilation ends.
@@ -253,11 +273,33 @@ impl Program<'_> {
     }
 }
 
-fn compile(
+/// Which of a compiler's two results is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// For exactly this architecture.
+    Native,
+    /// For it and later ones, where the maker has that.
+    Portable,
+}
+
+/// Compiles a text under a source's name.
+///
+/// # Errors
+/// The compiler's, with its log.
+pub(crate) fn compile(
     compiler: &LoadedCompiler,
-    (source, text): (&Source, &str),
+    source: (&Source, &str),
     architecture: &str,
     options: &[String],
+) -> Result<Compiled, GpuError> {
+    compile_to(compiler, source, (architecture, options), Form::Native)
+}
+
+fn compile_to(
+    compiler: &LoadedCompiler,
+    (source, text): (&Source, &str),
+    (architecture, options): (&str, &[String]),
+    form: Form,
 ) -> Result<Compiled, GpuError> {
     let text = CString::new(text).unwrap_or_default();
     let name = CString::new(source.name).unwrap_or_default();
@@ -276,10 +318,14 @@ fn compile(
             let (module, architecture) = (source.title(), architecture.to_owned());
             return Err(GpuError::Compile { module, architecture, log: program.log() });
         }
+        let (size_of_code, code_of) = match form {
+            Form::Native => (functions.code_bytes, functions.code),
+            Form::Portable => (functions.portable_bytes, functions.portable),
+        };
         let mut bytes = 0;
-        compiler.check("code_bytes", (functions.code_bytes)(program.handle, &raw mut bytes))?;
+        compiler.check("code_bytes", size_of_code(program.handle, &raw mut bytes))?;
         let mut code = vec![0u8; bytes];
-        compiler.check("code", (functions.code)(program.handle, code.as_mut_ptr().cast()))?;
+        compiler.check("code", code_of(program.handle, code.as_mut_ptr().cast()))?;
         Ok(Compiled { code, log: program.log() })
     }
 }

@@ -6,8 +6,10 @@
 //!    machine without a GPU an error says what was looked for where. [`survey`] does it for every runtime, for
 //!    `octet devices`.
 //! 2. [`Runtime::open`] gives a [`Device`]; [`GpuBackend::new`] makes it an `octet_backend::Backend`.
-//! 3. Kernels are compiled when weights and cache are loaded, for the architecture and the types in use, and kept on
-//!    disk (`cache.rs`); never inside a step.
+//! 3. Kernels are compiled while weights are loaded, each module on a thread of its own (`modules.rs`), for the
+//!    architecture and the types in use, and kept on disk (`cache.rs`); never inside a step. Where there is no compiler,
+//!    they come from a file that was made at release time (`bundle.rs`).
+//!    A step that does not end within a limit is an error (`driver/wait.rs`).
 //! 4. A step is one transfer of the batch and then kernels on one stream. Steps of decode rows alone are recorded as
 //!    graphs by their key and replayed (`backend/step.rs`).
 //!
@@ -20,11 +22,14 @@
 mod architecture;
 mod backend;
 mod blas;
+mod bundle;
 mod cache;
 mod driver;
+mod end;
 mod error;
 mod kernels;
 mod library;
+mod modules;
 mod survey;
 
 pub use architecture::Architecture;
@@ -32,7 +37,9 @@ pub use backend::{
     ActivationType, GpuBackend, GpuKvCache, GpuLinear, GpuOptions, GpuRope, GpuTensor, GpuVector,
 };
 pub use blas::BlasOptions;
-pub use driver::{Device, DeviceReport, Kind, Runtime};
+pub use bundle::BundleWriter;
+pub use driver::{Activity, Device, DeviceReport, Kind, Runtime, device_was_lost};
+pub use end::end_process;
 pub use error::GpuError;
 pub use kernels::{Compiled, ElementType, OfflineCompiler, Source};
 pub use library::Attempt;

@@ -19,7 +19,8 @@
 //! The environment: `OCTET_HIPSIM_ARCH` (devices, comma-separated), `HIP_VISIBLE_DEVICES`, `OCTET_HIPSIM_SEED`,
 //! `OCTET_HIPSIM_THREADS`, `OCTET_HIPSIM_MEMORY_BYTES` (of each device), `OCTET_HIPSIM_DELAY_US` (before each work of a
 //! stream), `OCTET_HIPSIM_HANG` and `OCTET_HIPSIM_FAULT` (`kernel` or `kernel:n`, its n-th launch), `OCTET_HIPSIM_CXX`,
-//! `OCTET_HIPSIM_CACHE` (folder of compiled kernels), `OCTET_HIPSIM_ROCM` (6 or 7).
+//! `OCTET_HIPSIM_CACHE` (folder of compiled kernels), `OCTET_HIPSIM_ROCM` (6 or 7),
+//! `OCTET_HIPSIM_NO_COMPILER` (1: hiprtc is as good as missing).
 
 mod api;
 mod blaslt;

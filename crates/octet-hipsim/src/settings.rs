@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) compiler: Option<PathBuf>,
     /// Folder of compiled kernels.
     pub(crate) cache: Option<PathBuf>,
+    /// Whether hiprtc answers nothing, as where it is not installed.
+    pub(crate) without_compiler: bool,
     /// Major version of ROCm to imitate: 6 or 7.
     pub(crate) rocm_major: u32,
 }
@@ -90,6 +92,7 @@ impl Settings {
             delay: Duration::from_micros(number("OCTET_HIPSIM_DELAY_US", 0)),
             compiler: variable("OCTET_HIPSIM_CXX").map(PathBuf::from),
             cache: variable("OCTET_HIPSIM_CACHE").map(PathBuf::from),
+            without_compiler: number("OCTET_HIPSIM_NO_COMPILER", 0) != 0,
             rocm_major: if number("OCTET_HIPSIM_ROCM", 7) == 6 { 6 } else { 7 },
         }
     }

@@ -46,3 +46,4 @@ pub use memory::{DoesNotFit, KvBudget, MaxModelLen, MemoryPlan, MemoryRequest};
 pub use options::{KvCacheChoice, LoadFormat, LoadOptions, ModelSource, WeightType};
 pub use quantization::OnlineQuantization;
 pub use runner::{Runner, RunnerLimits};
+pub use weights::{ScaleForm, WeightForm};

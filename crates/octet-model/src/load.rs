@@ -16,7 +16,7 @@ use crate::memory::{DoesNotFit, MaxModelLen};
 use crate::options::{LoadFormat, LoadOptions, ModelSource};
 use crate::quantization::{OnlineQuantization, QuantizationConfig};
 use crate::runner::{Runner, RunnerLimits};
-use crate::weights::{Packed, PlanOptions, Source, WeightPlan, pack};
+use crate::weights::{Packed, PlanOptions, Source, WeightForm, WeightPlan, pack};
 use crate::{ModelError, shapes};
 
 /// What is going on while a model is loaded.
@@ -269,6 +269,17 @@ impl<B: Backend> LoadedModel<B> {
     #[must_use]
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// The device, to test it.
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// How the weights of products are kept on the device, each way once.
+    #[must_use]
+    pub fn weight_forms(&self) -> &[WeightForm] {
+        &self.weights.forms
     }
 
     /// Element type of weights that are not quantised.

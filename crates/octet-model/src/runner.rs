@@ -53,6 +53,8 @@ pub struct Runner<B: Backend> {
     device_samples: bool,
     device_rows: Vec<SampleRow>,
     device_tokens: Vec<u32>,
+    /// By row of the piece: what the device sampled.
+    device_chosen: Vec<Option<u32>>,
 }
 
 /// What sampling on the host needs, so made that rows can be sampled by several threads at once.
@@ -99,6 +101,7 @@ impl<B: Backend> Runner<B> {
             device_samples: true,
             device_rows: Vec::with_capacity(logit_rows),
             device_tokens: Vec::with_capacity(logit_rows),
+            device_chosen: Vec::with_capacity(logit_rows),
         })
     }
 
@@ -144,26 +147,49 @@ impl<B: Backend> Runner<B> {
 
     /// Turns a piece's logits into outcomes.
     fn sample(&mut self, rows: &[OutputRow], output: &mut StepOutput) -> Result<(), BackendError> {
-        if self.device_samples && self.sampling.describe(rows, &mut self.device_rows) {
-            self.device_tokens.clear();
-            self.device_tokens.resize(rows.len(), 0);
-            let Self { backend, workspace, device_rows, device_tokens, .. } = self;
-            self.device_samples = backend.sample(&mut workspace.logits, device_rows, device_tokens)?;
-            if self.device_samples {
-                self.sampling.book(rows, &self.device_tokens, output);
-                return Ok(());
-            }
+        self.sample_on_device(rows)?;
+        let (sampling, chosen) = (&self.sampling, &self.device_chosen);
+        if chosen.iter().any(Option::is_none) {
+            self.backend.map_logits(&mut self.workspace.logits, rows.len(), &|row, logits| {
+                if chosen[row].is_none() {
+                    let outcome = sampling.sample(rows[row], logits);
+                    *lock(&sampling.outcomes[row]) = Some(outcome);
+                }
+            })?;
         }
-        let sampling = &self.sampling;
-        self.backend.map_logits(&mut self.workspace.logits, rows.len(), &|row, logits| {
-            let outcome = sampling.sample(rows[row], logits);
-            *lock(&sampling.outcomes[row]) = Some(outcome);
-        })?;
-        for outcome in &self.sampling.outcomes[..rows.len()] {
-            let outcome = lock(outcome).take();
+        for ((row, &token), outcome) in rows.iter().zip(chosen).zip(&sampling.outcomes) {
+            let outcome = match token {
+                Some(token) => Some(sampling.book(*row, token)),
+                None => lock(outcome).take(),
+            };
             output
                 .rows
                 .push(outcome.unwrap_or_else(|| RowOutcome::Fault("the device skipped a row".to_owned())));
+        }
+        Ok(())
+    }
+
+    /// Has the device sample the rows that it can; `device_chosen` has their tokens.
+    fn sample_on_device(&mut self, rows: &[OutputRow]) -> Result<(), BackendError> {
+        self.device_chosen.clear();
+        self.device_chosen.resize(rows.len(), None);
+        if !self.device_samples {
+            return Ok(());
+        }
+        self.device_rows.clear();
+        self.device_rows
+            .extend(rows.iter().enumerate().filter_map(|(at, row)| self.sampling.describe(at, *row)));
+        if self.device_rows.is_empty() {
+            return Ok(());
+        }
+        self.device_tokens.clear();
+        self.device_tokens.resize(self.device_rows.len(), SampleRow::NOT_SAMPLED);
+        let Self { backend, workspace, device_rows, device_tokens, .. } = self;
+        self.device_samples = backend.sample(&mut workspace.logits, device_rows, device_tokens)?;
+        if self.device_samples {
+            for (row, &token) in self.device_rows.iter().zip(&self.device_tokens) {
+                self.device_chosen[row.row] = (token != SampleRow::NOT_SAMPLED).then_some(token);
+            }
         }
         Ok(())
     }
@@ -205,40 +231,38 @@ impl<B: Backend> Executor for Runner<B> {
 
     fn execute(&mut self, plan: &StepPlan, output: &mut StepOutput) -> Result<(), ExecutorError> {
         output.rows.clear();
-        self.run(plan, output).map_err(|error| ExecutorError(error.to_string()))
+        self.run(plan, output).map_err(|error| match error {
+            BackendError::Unfinished(message) => ExecutorError::Unfinished(message),
+            other => ExecutorError::Failed(other.to_string()),
+        })
     }
 }
 
 impl Sampling {
-    /// Describes rows for the device; false if one of them needs the host.
-    fn describe(&self, rows: &[OutputRow], described: &mut Vec<SampleRow>) -> bool {
-        described.clear();
-        rows.iter().all(|row| {
-            let OutputRow::Sample(slot) = row else { return false };
-            let sequence = self.sequence(*slot);
-            let Some(sequence) = sequence.as_ref() else { return false };
-            let params = sequence.params();
-            described.push(SampleRow {
-                temperature: params.temperature,
-                top_k: params.top_k,
-                top_p: params.top_p,
-                seed: params.seed,
-                counter: sequence.generated(),
-            });
-            !sequence.changes_logits() && params.min_p == 0.0 && params.logprobs.is_none()
+    /// Describes a row for the device; nothing if it needs the host.
+    fn describe(&self, at: usize, row: OutputRow) -> Option<SampleRow> {
+        let OutputRow::Sample(slot) = row else { return None };
+        let sequence = self.sequence(slot);
+        let sequence = sequence.as_ref()?;
+        let params = sequence.params();
+        let is_simple = !sequence.changes_logits() && params.min_p == 0.0 && params.logprobs.is_none();
+        is_simple.then(|| SampleRow {
+            row: at,
+            temperature: if params.is_greedy() { 0.0 } else { params.temperature },
+            top_k: params.top_k,
+            top_p: params.top_p,
+            fraction: sequence.next_fraction(),
         })
     }
 
     /// Books what the device sampled.
-    fn book(&self, rows: &[OutputRow], tokens: &[u32], output: &mut StepOutput) {
-        for (row, &token) in rows.iter().zip(tokens) {
-            if let OutputRow::Sample(slot) = row
-                && let Some(sequence) = self.sequence(*slot).as_mut()
-            {
-                sequence.record(token);
-            }
-            output.rows.push(RowOutcome::Token(SampledToken { token, logprobs: None }));
+    fn book(&self, row: OutputRow, token: u32) -> RowOutcome {
+        if let OutputRow::Sample(slot) = row
+            && let Some(sequence) = self.sequence(slot).as_mut()
+        {
+            sequence.record(token);
         }
+        RowOutcome::Token(SampledToken { token, logprobs: None })
     }
 
     /// Turns one row into its outcome. A fault stays with the row.
@@ -302,28 +326,27 @@ mod tests {
         penalised.presence_penalty = 0.5;
         let mut truncated = params();
         truncated.min_p = 0.1;
-        let sampling = sampling(&[params(), params(), penalised, truncated]);
-        let mut described = Vec::new();
-        let rows =
-            |slots: &[u32]| slots.iter().map(|&slot| OutputRow::Sample(Slot(slot))).collect::<Vec<_>>();
-        assert!(sampling.describe(&rows(&[1, 0]), &mut described));
-        let row = SampleRow { temperature: 0.7, top_k: 3, top_p: 0.9, seed: 5, counter: 0 };
-        assert_eq!(described, [row, row]);
-        assert!(!sampling.describe(&rows(&[0, 2]), &mut described));
-        assert!(!sampling.describe(&rows(&[3]), &mut described));
-        let prompt = OutputRow::PromptLogprob { slot: Slot(0), target: 1 };
-        assert!(!sampling.describe(&[prompt], &mut described));
+        let mut reported = params();
+        reported.logprobs = Some(octet_sample::LogprobCount::Top(0));
+        let greedy = SamplingParams { temperature: 1e-6, ..SamplingParams::default() };
+        let sampling = sampling(&[params(), penalised, truncated, reported, greedy]);
+        let describe = |at, slot| sampling.describe(at, OutputRow::Sample(Slot(slot)));
+        let fraction = SequenceState::new(&params(), &[1]).next_fraction();
+        let row = SampleRow { row: 2, temperature: 0.7, top_k: 3, top_p: 0.9, fraction };
+        assert_eq!(describe(2, 0), Some(row));
+        assert_eq!([1, 2, 3].map(|slot| describe(0, slot)), [None; 3]);
+        assert_eq!(describe(1, 4).map(|row| (row.row, row.temperature)), Some((1, 0.0)));
+        assert_eq!(sampling.describe(0, OutputRow::PromptLogprob { slot: Slot(0), target: 1 }), None);
     }
 
     #[test]
     fn what_a_device_sampled_moves_the_counter() {
         let sampling = sampling(&[params()]);
-        let (mut output, mut described) = (StepOutput::default(), Vec::new());
-        let rows = [OutputRow::Sample(Slot(0))];
-        sampling.book(&rows, &[6], &mut output);
-        assert_eq!(output.rows, [RowOutcome::Token(SampledToken { token: 6, logprobs: None })]);
-        assert!(sampling.describe(&rows, &mut described));
-        assert_eq!(described[0].counter, 1);
+        let row = OutputRow::Sample(Slot(0));
+        let before = sampling.describe(0, row).map(|row| row.fraction);
+        assert_eq!(sampling.book(row, 6), RowOutcome::Token(SampledToken { token: 6, logprobs: None }));
+        let after = sampling.describe(0, row).map(|row| row.fraction);
+        assert!(before.is_some() && after.is_some() && before != after);
     }
 
     #[test]

@@ -144,19 +144,31 @@ impl Candidates {
         self.keys.truncate(high);
     }
 
-    /// The candidate at which the running sum of weights passes `fraction` of the whole, `fraction` in `[0, 1)`.
-    pub(crate) fn draw(&self, fraction: f64) -> u32 {
-        let sum: f64 = self.keys.iter().map(|&key| f64::from(value(key))).sum();
-        let target = sum * fraction;
-        let mut running = 0.0;
-        for &key in &self.keys {
-            running += f64::from(value(key));
-            if running > target {
-                return token(key);
+    /// The candidate at which the running sum of weights, in the order of tokens, passes `fraction` of the whole,
+    /// `fraction` in `[0, 1)`. The order makes the token that of any device that samples.
+    ///
+    /// Halves the part that holds it until one candidate is left, as [`Candidates::keep_weight`].
+    pub(crate) fn draw(&mut self, fraction: f64) -> u32 {
+        let weight = |keys: &[u64]| keys.iter().map(|&key| f64::from(value(key))).sum::<f64>();
+        let target = weight(&self.keys) * fraction;
+        let (mut low, mut high) = (0, self.keys.len());
+        let mut before_low = 0.0;
+        while high - low > 1 {
+            let half = (high - low) / 2;
+            self.keys[low..high].select_nth_unstable_by_key(half, |&key| token(key));
+            let first = weight(&self.keys[low..low + half]);
+            if before_low + first > target {
+                high = low + half;
+            } else {
+                before_low += first;
+                low += half;
             }
         }
-        // Rounding put the whole sum at the target.
-        token(*self.keys.iter().max().expect("the token with the largest logit is always a candidate"))
+        let best =
+            || *self.keys.iter().max().expect("the token with the largest logit is always a candidate");
+        // Where rounding put the whole sum at the target, the last candidate may weigh nothing.
+        let drawn = self.keys[low];
+        token(if value(drawn) > 0.0 { drawn } else { best() })
     }
 }
 

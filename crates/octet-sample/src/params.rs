@@ -43,6 +43,17 @@ pub struct SamplingParams {
     pub logprobs_mode: LogprobsMode,
 }
 
+/// Below this temperature the most likely token is chosen; vLLM's bound.
+const GREEDY_BELOW: f32 = 1e-5;
+
+impl SamplingParams {
+    /// Whether the most likely token is chosen, without a draw.
+    #[must_use]
+    pub fn is_greedy(&self) -> bool {
+        self.temperature < GREEDY_BELOW
+    }
+}
+
 impl Default for SamplingParams {
     /// The model's own distribution: nothing is masked, cut off, ended or reported.
     fn default() -> Self {

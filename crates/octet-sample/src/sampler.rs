@@ -3,12 +3,7 @@
 use crate::candidates::{Candidates, Ties};
 use crate::logprobs::{Report, Scratch, report};
 use crate::vocabulary::{CHUNK, Weighing, maximum};
-use crate::{
-    LogprobsMode, PositionLogprobs, SampleError, SampledToken, SamplingParams, SequenceState, random,
-};
-
-/// Below this temperature the most likely token is chosen; vLLM's bound.
-const GREEDY_BELOW: f32 = 1e-5;
+use crate::{LogprobsMode, PositionLogprobs, SampleError, SampledToken, SamplingParams, SequenceState};
 
 /// With top-p, so many best tokens are looked at first: of a trained model's row they nearly always suffice.
 const FIRST_TOP_P_CANDIDATES: usize = 1024;
@@ -71,11 +66,11 @@ impl Sampler {
         }
         let (logit, token) = maximum(logits)?;
         let peak = Peak { logit, token };
-        let is_greedy = params.temperature < GREEDY_BELOW;
+        let is_greedy = params.is_greedy();
         let (token, left) = if is_greedy {
             (peak.token, Left::All)
         } else {
-            let fraction = random::uniform(params.seed, sequence.generated());
+            let fraction = sequence.next_fraction();
             self.draw(logits, params, peak, fraction)
         };
         let logprobs = match params.logprobs {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::SamplingParams;
+use crate::{SamplingParams, random};
 
 /// Sampling state of one sequence, from admission to its end; preemption does not touch it.
 #[derive(Clone, Debug)]
@@ -72,6 +72,12 @@ impl SequenceState {
     #[must_use]
     pub fn generated(&self) -> u64 {
         self.generated
+    }
+
+    /// Where the next token is drawn, in `[0, 1)`: for rows that a device samples.
+    #[must_use]
+    pub fn next_fraction(&self) -> f64 {
+        random::uniform(self.params.seed, self.generated)
     }
 
     /// Books a generated token. [`crate::Sampler::sample`] does it itself; this is for tokens that a device sampled.

@@ -158,7 +158,9 @@ impl ApiError {
             Self::Text(error) if error.is_request_error() => Face::bad_request(),
             Self::Submit(SubmitError::EmptyPrompt) => Face::bad_request().about("prompt"),
             Self::Fault(RequestFault::DoesNotFit { .. }) => Face::bad_request().about("input_tokens"),
-            Self::Submit(SubmitError::QueueFull { .. }) | Self::ShuttingDown => Face::unavailable(),
+            Self::Submit(SubmitError::QueueFull { .. } | SubmitError::Stalled)
+            | Self::Fault(RequestFault::DeviceStalled)
+            | Self::ShuttingDown => Face::unavailable(),
             Self::Text(_)
             | Self::Submit(SubmitError::Stopped | SubmitError::DuplicateId { .. })
             | Self::Fault(RequestFault::Output(_) | RequestFault::EngineStopped)
@@ -336,6 +338,7 @@ mod tests {
                 row(503, "ServiceUnavailableError", None),
             ),
             (ApiError::Submit(SubmitError::Stopped), row(500, "InternalServerError", None)),
+            (ApiError::Submit(SubmitError::Stalled), row(503, "ServiceUnavailableError", None)),
             (
                 ApiError::Submit(SubmitError::DoesNotFit { prompt_tokens: 9, capacity_tokens: 8 }),
                 row(400, "BadRequestError", Some("input_tokens")),
@@ -348,6 +351,7 @@ mod tests {
             ),
             (ApiError::Fault(RequestFault::Output(text())), row(500, "InternalServerError", None)),
             (ApiError::Fault(RequestFault::EngineStopped), row(500, "InternalServerError", None)),
+            (ApiError::Fault(RequestFault::DeviceStalled), row(503, "ServiceUnavailableError", None)),
             (ApiError::ShuttingDown, row(503, "ServiceUnavailableError", None)),
             (ApiError::internal("x"), row(500, "InternalServerError", None)),
         ];

@@ -248,7 +248,8 @@ impl Search {
         match device.run(&self.problem, &self.candidates[index].solution, turn) {
             Ok(duration) => Ok(Some(duration)),
             // Without the default there is nothing to compare with, and a broken device has no solutions.
-            Err(error) if index == 0 || matches!(error, BackendError::Device(_)) => Err(self.fault(error)),
+            Err(error @ (BackendError::Device(_) | BackendError::Unfinished(_))) => Err(self.fault(error)),
+            Err(error) if index == 0 => Err(self.fault(error)),
             Err(error) => {
                 self.refuse(index, Refusal::Unsupported(error.to_string()));
                 Ok(None)

@@ -13,6 +13,8 @@ use crate::{report, settings};
 
 /// A library that stands for HIP, hiprtc and hipBLASLt.
 const HIP_VARIABLE: &str = "OCTET_HIP_LIBRARY";
+/// Kernels that were made at release time, for machines without hiprtc or NVRTC.
+const BUNDLE_VARIABLE: &str = "OCTET_KERNEL_BUNDLE";
 /// Folder of compiled kernels.
 const CACHE_VARIABLE: &str = "OCTET_KERNEL_CACHE";
 
@@ -58,7 +60,12 @@ fn automatic() -> Chosen {
 }
 
 fn hip_library() -> Option<PathBuf> {
-    std::env::var_os(HIP_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
+    variable(HIP_VARIABLE)
+}
+
+/// A path that the environment names.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 fn load(kind: Kind) -> Result<Runtime> {
@@ -87,23 +94,31 @@ fn first(runtime: &Runtime) -> Result<octet_gpu::Device> {
     bail!("no device can be used: {}", refusals.join("; "))
 }
 
-/// A backend on a GPU, with kernels kept in the user's cache folder.
+/// A backend on a GPU, with kernels kept in the user's cache folder. `step_timeout` is what was typed, in seconds.
 ///
 /// # Errors
 /// Of the driver or the compiler.
-pub(crate) fn gpu_backend(device: octet_gpu::Device, library: &LibraryChoice) -> Result<GpuBackend> {
-    let blas = BlasOptions {
-        is_off: library.is_enabled == Some(false),
-        library: None,
-        workspace_bytes: library.workspace_bytes,
+pub(crate) fn gpu_backend(
+    device: octet_gpu::Device,
+    library: &LibraryChoice,
+    step_timeout: Option<u64>,
+) -> Result<GpuBackend> {
+    let options = GpuOptions {
+        kernel_cache: kernel_cache(),
+        kernel_bundle: variable(BUNDLE_VARIABLE),
+        step_limit: settings::step_limit(step_timeout),
+        blas: BlasOptions {
+            is_off: library.is_enabled == Some(false),
+            library: None,
+            workspace_bytes: library.workspace_bytes,
+        },
+        ..GpuOptions::default()
     };
-    let options = GpuOptions { kernel_cache: kernel_cache(), blas, ..GpuOptions::default() };
     GpuBackend::new(device, &options).context("the GPU cannot be used")
 }
 
 /// `OCTET_KERNEL_CACHE`, else `octet/kernels` in the user's cache folder.
 fn kernel_cache() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable(CACHE_VARIABLE).or_else(|| {
         let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
         Some(cache.join("octet/kernels"))

@@ -2,7 +2,8 @@
 //!
 //! - `cli/` is what was typed; `settings.rs` makes of it what is meant, once.
 //! - `start.rs` brings a model up: backend, weights, memory plan, engine; `report.rs` says what it found.
-//! - `device.rs` picks the device and lists them; `selftest.rs` tries one.
+//! - `device.rs` picks the device and lists them; `selftest/` tries one, at length or in what a model uses of it;
+//!   `floor.rs` measures what it can do at best.
 //! - `serve.rs`, `bench/`, `tune.rs` and `terminal.rs` (with `client/`) are the subcommands; `tuning/` is what they do
 //!   about the kernels of matrix products.
 
@@ -10,6 +11,7 @@ mod bench;
 mod cli;
 mod client;
 mod device;
+mod floor;
 mod logging;
 mod report;
 mod selftest;
@@ -24,6 +26,9 @@ mod tuning;
 use std::process::ExitCode;
 
 use cli::{Cli, Command};
+
+/// The status of a process that could not do what it was asked to, or died of a fault.
+const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os());
@@ -42,7 +47,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report::failure(&error);
-            ExitCode::FAILURE
+            if octet_gpu::device_was_lost() {
+                octet_gpu::end_process(FAILURE);
+            }
+            ExitCode::from(FAILURE)
         }
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
             service(arguments, &source, config, text, ready)?
         }
         Chosen::Gpu(gpu) => {
-            let backend = || device::gpu_backend(gpu, &plan.library);
+            let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
             let mut ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
             ready.tune(plan)?;
             service(arguments, &source, config, text, ready)?

@@ -1,6 +1,7 @@
 //! What is meant: typed flags and environment variables, turned once into the settings of the crates below.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use octet_cpu::{CpuOptions, PoolOptions, ThreadBinding};
@@ -22,6 +23,8 @@ const BINDING_VARIABLE: &str = "VLLM_CPU_OMP_THREADS_BIND";
 const RESERVED_VARIABLE: &str = "VLLM_CPU_NUM_OF_RESERVED_CPU";
 /// Tokens of a step, unless said otherwise: vLLM's default on a CPU.
 const BATCHED_TOKENS: usize = 2048;
+/// Seconds that a step may take on a GPU, unless said otherwise: many times what the longest prefill takes.
+const STEP_SECONDS: u64 = 60;
 /// Sequences that run at once, unless said otherwise: vLLM's default on a CPU.
 const SEQUENCES: usize = 128;
 
@@ -68,6 +71,11 @@ impl Source {
 /// # Errors
 /// A variable that cannot be read.
 pub(crate) fn cpu_options(arguments: &EngineArgs) -> Result<CpuOptions> {
+    if let Some(seconds) = arguments.step_timeout {
+        bail!(
+            "--step-timeout {seconds} is for GPUs, and this runs on the CPU; leave it out, or choose --device"
+        );
+    }
     cpu_with_threads(arguments.threads)
 }
 
@@ -87,6 +95,14 @@ pub(crate) fn cpu_with_threads(workers: Option<usize>) -> Result<CpuOptions> {
         Err(_) => 0,
     };
     Ok(CpuOptions { threads: PoolOptions { workers, binding, reserved_cores }, isa: None })
+}
+
+/// How long a step may take on a GPU.
+pub(crate) fn step_limit(asked_seconds: Option<u64>) -> Option<Duration> {
+    match asked_seconds.unwrap_or(STEP_SECONDS) {
+        0 => None,
+        seconds => Some(Duration::from_secs(seconds)),
+    }
 }
 
 /// How to load the model.

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use octet_backend::{DataType, TunableBackend};
+use octet_backend::{Backend, DataType, TunableBackend};
 use octet_cpu::CpuBackend;
 use octet_engine::{EngineConfig, EngineHandle, EngineThread, Executor};
 use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel};
 
 use crate::cli::{Device, EngineArgs};
 use crate::report;
+use crate::selftest::startup::{self, InUse, Passed};
 use crate::settings::{self, Source};
 use crate::tuning::{GemmPlan, TunedRunner};
 
@@ -137,11 +138,12 @@ fn load_here<B: TunableBackend>(
     let options = settings::load_options(arguments);
     let loaded = LoadedModel::load_resolved(backend, model, &options, &mut |progress| bar.show(progress));
     drop(bar);
-    let loaded = loaded.with_context(|| format!("{} cannot be loaded", source.name))?;
+    let mut loaded = loaded.with_context(|| format!("{} cannot be loaded", source.name))?;
     for warning in loaded.warnings() {
         report::line(format_args!("warning: {warning}"));
     }
     report::model(&source.name, &loaded, begun.elapsed());
+    report::line(test_device(&mut loaded)?);
     let longest = match loaded.max_model_len() {
         octet_model::MaxModelLen::Tokens(tokens) => tokens,
         octet_model::MaxModelLen::Model | octet_model::MaxModelLen::Auto => {
@@ -162,6 +164,15 @@ fn load_here<B: TunableBackend>(
     };
     let runner = TunedRunner::new(loaded.into_runner(plan.limits())?);
     Ok(Ready { runner, engine, plan, config, step_weight_bytes, precision })
+}
+
+/// Sends known values through the model's operations. On a thread of its own: a device may bind the thread that calls it.
+fn test_device<B: Backend>(loaded: &mut LoadedModel<B>) -> Result<Passed> {
+    let used = InUse::of(loaded);
+    let device = loaded.backend_mut();
+    thread::scope(|scope| {
+        scope.spawn(|| startup::check(device, &used)).join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 /// A progress bar on terminals; silent elsewhere.

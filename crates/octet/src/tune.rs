@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &TuneArgs) -> Result<()> {
                 tune_made_up(backend, plan, &problems, &interrupted)
             }
             Chosen::Gpu(gpu) => {
-                let backend = device::gpu_backend(gpu, &plan.library)?;
+                let backend = device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout)?;
                 tune_made_up(backend, plan, &problems, &interrupted)
             }
         };
@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &TuneArgs) -> Result<()> {
             tune_model(arguments, plan, ready, &interrupted)
         }
         Chosen::Gpu(gpu) => {
-            let backend = || device::gpu_backend(gpu, &plan.library);
+            let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
             let ready = start::load_on(backend, &source, resolved, &arguments.engine, false)?;
             tune_model(arguments, plan, ready, &interrupted)
         }

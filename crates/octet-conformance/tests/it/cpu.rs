@@ -32,8 +32,10 @@ fn the_number_of_workers_does_not_matter() {
 fn claims(isa: Isa) -> Claims {
     let claims = Claims::f32_activations();
     match isa.name() {
-        // Their dot products take bfloat16.
-        "avx512bf16" | "amx" => Claims { activation_type: DataType::BF16, ..claims },
+        // Its dot products take bfloat16.
+        "avx512bf16" => Claims { activation_type: DataType::BF16, ..claims },
+        // Its tiles do, of queries and of attention's weights too.
+        "amx" => Claims { activation_type: DataType::BF16, attention_rounding: f64::exp2(-9.0), ..claims },
         _ => claims,
     }
 }

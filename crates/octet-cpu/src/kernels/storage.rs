@@ -5,7 +5,8 @@ use octet_backend::{BackendError, DataType};
 use octet_float8::{E4M3, E5M2, Float8, Float8Format};
 
 use crate::memory::Plain;
-use crate::simd::{STORED_E4M3_FACTOR, Simd};
+use crate::simd::tiles::{ROW_BYTES, TileDot};
+use crate::simd::{LANES, STORED_E4M3_FACTOR, Simd};
 
 /// An element type of the KV cache.
 ///
@@ -25,6 +26,19 @@ pub(crate) trait Storage: Send + Sync + 'static {
     /// # Safety
     /// `source` is valid for reading sixteen elements.
     unsafe fn load<S: Simd>(simd: S, source: *const Self::Element) -> S::F32;
+
+    /// Whether bfloat16 holds every value, so that matrix tiles can multiply with it.
+    const ON_TILES: bool = false;
+
+    /// Widens four rows of sixteen elements to bfloat16, exactly: sixteen pairs of the first two rows, then sixteen of the
+    /// other two. Only for types that are [`Storage::ON_TILES`].
+    ///
+    /// # Safety
+    /// `source` is valid for reading sixty-four elements, `target` for writing 128 bytes.
+    unsafe fn interleave<S: TileDot>(simd: S, source: *const Self::Element, target: *mut u8) {
+        let _ = (simd, source, target);
+        unreachable!("matrix tiles hold bfloat16");
+    }
 
     /// Writes the nearest element to each `value / scale`, ties to even; slices of equal length. FP8 saturates.
     fn encode(values: &[f32], scale: f32, elements: &mut [Self::Element]);
@@ -110,11 +124,21 @@ impl Storage for StoredBf16 {
     type Element = u16;
     const BEFORE: f32 = 1.0;
     const AFTER: f32 = 1.0;
+    const ON_TILES: bool = true;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, source: *const u16) -> S::F32 {
         // SAFETY: the caller's promise.
         unsafe { simd.load_bf16(source.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave<S: TileDot>(simd: S, source: *const u16, target: *mut u8) {
+        // SAFETY: the caller's promise, half of it each.
+        unsafe {
+            simd.interleave_bf16(source.cast(), target);
+            simd.interleave_bf16(source.add(2 * LANES).cast(), target.add(ROW_BYTES));
+        }
     }
 
     fn encode(values: &[f32], scale: f32, elements: &mut [u16]) {
@@ -146,11 +170,18 @@ impl Storage for StoredE4m3 {
     type Element = u8;
     const BEFORE: f32 = crate::simd::power_of_two(4);
     const AFTER: f32 = crate::simd::power_of_two(4);
+    const ON_TILES: bool = true;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, source: *const u8) -> S::F32 {
         // SAFETY: the caller's promise.
         unsafe { simd.load_e4m3(source) }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave<S: TileDot>(simd: S, source: *const u8, target: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { simd.interleave_float8::<false>(source, target) }
     }
 
     fn encode(values: &[f32], scale: f32, elements: &mut [u8]) {
@@ -162,11 +193,18 @@ impl Storage for StoredE5m2 {
     type Element = u8;
     const BEFORE: f32 = 1.0;
     const AFTER: f32 = 1.0;
+    const ON_TILES: bool = true;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, source: *const u8) -> S::F32 {
         // SAFETY: the caller's promise.
         unsafe { simd.load_e5m2(source) }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave<S: TileDot>(simd: S, source: *const u8, target: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { simd.interleave_float8::<true>(source, target) }
     }
 
     fn encode(values: &[f32], scale: f32, elements: &mut [u8]) {

@@ -6,11 +6,13 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __cpuid_count, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512,
-    _mm512_mask_permutexvar_epi8, _mm512_set1_epi8, _mm512_set1_epi64, _mm512_storeu_si512,
-    _mm512_ternarylogic_epi32, _mm512_testn_epi8_mask, _mm512_unpackhi_epi8, _mm512_unpacklo_epi8,
+    __cpuid_count, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_gf2p8affine_epi64_epi8,
+    _mm512_loadu_si512, _mm512_mask_permutexvar_epi8, _mm512_permutexvar_epi8, _mm512_permutexvar_epi16,
+    _mm512_set1_epi8, _mm512_set1_epi64, _mm512_storeu_si512, _mm512_ternarylogic_epi32,
+    _mm512_testn_epi8_mask, _mm512_unpackhi_epi8, _mm512_unpacklo_epi8,
 };
 
+use super::LANES;
 use super::avx512::Avx512Bf16;
 use super::portable::float8_to_bf16;
 use super::tiles::{
@@ -183,6 +185,30 @@ const fn bit_matrix(sources: [u32; 8]) -> u64 {
     matrix
 }
 
+/// Places 0, 16, 1, 17 and so on.
+const fn interleaved() -> [u16; 32] {
+    let mut places = [0; 32];
+    let mut index = 0;
+    while index < 32 {
+        places[index] = (index / 2 + index % 2 * LANES) as u16;
+        index += 1;
+    }
+    places
+}
+
+/// Where the codes of a group stand in four rows of sixteen, one row for each of its columns: in every 16 codes of a group
+/// are four outputs, first their columns 0 and 1, then 2 and 3.
+const fn rows_as_group() -> [u8; 64] {
+    let mut places = [0; 64];
+    let mut index = 0;
+    while index < 64 {
+        let (output, column) = (index / 16 * 4 + index % 8 / 2, index % 16 / 8 * 2 + index % 2);
+        places[index] = (column * LANES + output) as u8;
+        index += 1;
+    }
+    places
+}
+
 /// Upper or lower bytes of the bfloat16 values of codes that have a zero exponent, and no sign.
 const fn small_bytes<const E5M2: bool>(upper: bool) -> [u8; 64] {
     let mut table = [0; 64];
@@ -279,28 +305,31 @@ impl TileDot for Amx {
 
     #[inline(always)]
     unsafe fn widen_group<const E5M2: bool>(self, source: *const u8, target: *mut u8) {
-        // SAFETY: the caller's promise, the proof of detection, and tables of 64 bytes.
+        // SAFETY: the caller's promise.
+        unsafe { self.widen_codes::<E5M2>(_mm512_loadu_si512(source.cast()), target) }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave_bf16(self, source: *const u8, target: *mut u8) {
+        /// Element i of the first row, then of the second.
+        const PAIRS: [u16; 32] = interleaved();
+        // SAFETY: the caller's promise, the proof of detection, and an array of 64 bytes.
         unsafe {
-            let codes = _mm512_loadu_si512(source.cast());
-            let upper_matrix = _mm512_set1_epi64(Widening::<E5M2>::UPPER.cast_signed());
-            let lower_matrix = _mm512_set1_epi64(Widening::<E5M2>::LOWER.cast_signed());
-            let upper = if E5M2 {
-                _mm512_gf2p8affine_epi64_epi8::<{ Widening::<true>::UPPER_OPPOSITES }>(codes, upper_matrix)
-            } else {
-                _mm512_gf2p8affine_epi64_epi8::<{ Widening::<false>::UPPER_OPPOSITES }>(codes, upper_matrix)
-            };
-            let lower = _mm512_gf2p8affine_epi64_epi8::<0>(codes, lower_matrix);
-            let exponents = _mm512_set1_epi8(Widening::<E5M2>::EXPONENT.cast_signed());
-            let small = _mm512_testn_epi8_mask(codes, exponents);
-            let small_upper = _mm512_loadu_si512(Widening::<E5M2>::SMALL_UPPER.as_ptr().cast());
-            let small_lower = _mm512_loadu_si512(Widening::<E5M2>::SMALL_LOWER.as_ptr().cast());
-            // The tables know no sign, and lower bytes have none.
-            let signs = _mm512_set1_epi8(0x80_u8.cast_signed());
-            let upper = _mm512_mask_permutexvar_epi8(upper, small, codes, small_upper);
-            let upper = _mm512_ternarylogic_epi32::<0b1101_1000>(upper, codes, signs);
-            let lower = _mm512_mask_permutexvar_epi8(lower, small, codes, small_lower);
-            _mm512_storeu_si512(target.cast(), _mm512_unpacklo_epi8(lower, upper));
-            _mm512_storeu_si512(target.add(ROW_BYTES).cast(), _mm512_unpackhi_epi8(lower, upper));
+            let order = _mm512_loadu_si512(PAIRS.as_ptr().cast());
+            let pairs = _mm512_permutexvar_epi16(order, _mm512_loadu_si512(source.cast()));
+            _mm512_storeu_si512(target.cast(), pairs);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave_float8<const E5M2: bool>(self, source: *const u8, target: *mut u8) {
+        /// The order of codes that widening makes pairs of rows from.
+        const GROUP: [u8; 64] = rows_as_group();
+        // SAFETY: the caller's promise, the proof of detection, and an array of 64 bytes.
+        unsafe {
+            let order = _mm512_loadu_si512(GROUP.as_ptr().cast());
+            let codes = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(source.cast()));
+            self.widen_codes::<E5M2>(codes, target);
         }
     }
 
@@ -396,6 +425,36 @@ impl TileDot for Amx {
 }
 
 impl Amx {
+    /// As [`TileDot::widen_group`], of codes in a register.
+    ///
+    /// # Safety
+    /// `target` is valid for writing 128 bytes.
+    #[inline(always)]
+    unsafe fn widen_codes<const E5M2: bool>(self, codes: __m512i, target: *mut u8) {
+        // SAFETY: the caller's promise, the proof of detection, and tables of 64 bytes.
+        unsafe {
+            let upper_matrix = _mm512_set1_epi64(Widening::<E5M2>::UPPER.cast_signed());
+            let lower_matrix = _mm512_set1_epi64(Widening::<E5M2>::LOWER.cast_signed());
+            let upper = if E5M2 {
+                _mm512_gf2p8affine_epi64_epi8::<{ Widening::<true>::UPPER_OPPOSITES }>(codes, upper_matrix)
+            } else {
+                _mm512_gf2p8affine_epi64_epi8::<{ Widening::<false>::UPPER_OPPOSITES }>(codes, upper_matrix)
+            };
+            let lower = _mm512_gf2p8affine_epi64_epi8::<0>(codes, lower_matrix);
+            let exponents = _mm512_set1_epi8(Widening::<E5M2>::EXPONENT.cast_signed());
+            let small = _mm512_testn_epi8_mask(codes, exponents);
+            let small_upper = _mm512_loadu_si512(Widening::<E5M2>::SMALL_UPPER.as_ptr().cast());
+            let small_lower = _mm512_loadu_si512(Widening::<E5M2>::SMALL_LOWER.as_ptr().cast());
+            // The tables know no sign, and lower bytes have none.
+            let signs = _mm512_set1_epi8(0x80_u8.cast_signed());
+            let upper = _mm512_mask_permutexvar_epi8(upper, small, codes, small_upper);
+            let upper = _mm512_ternarylogic_epi32::<0b1101_1000>(upper, codes, signs);
+            let lower = _mm512_mask_permutexvar_epi8(lower, small, codes, small_lower);
+            _mm512_storeu_si512(target.cast(), _mm512_unpacklo_epi8(lower, upper));
+            _mm512_storeu_si512(target.add(ROW_BYTES).cast(), _mm512_unpackhi_epi8(lower, upper));
+        }
+    }
+
     /// Widens one tile of a panel's weights into its place in `wide`, where steps take turns.
     ///
     /// # Safety

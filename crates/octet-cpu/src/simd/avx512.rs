@@ -17,7 +17,7 @@ use std::arch::x86_64::{
 use std::mem::transmute;
 
 use super::portable::float8_to_bf16;
-use super::{Kernel, LANES, PairDot, PairKernel, Simd};
+use super::{Kernel, PairDot, PairKernel, Simd};
 
 /// Proof that the processor has AVX-512 F, BW, VL and DQ (and with it AVX2, FMA and F16C), and, if `PAIR_DOT`, BF16
 /// and VBMI.
@@ -319,11 +319,8 @@ impl PairDot for Avx512Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn round_to_bf16(self, source: *const f32) -> __m512i {
-        // SAFETY: the caller's promise, and the proof of detection.
-        unsafe {
-            let (first, second) = (self.load(source), self.load(source.add(LANES)));
-            transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first))
-        }
+    fn round_to_bf16(self, first: __m512, second: __m512) -> __m512i {
+        // SAFETY: the proof of detection; the types have the same bits.
+        unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
     }
 }

@@ -244,9 +244,6 @@ pub(crate) trait PairDot: Simd {
     /// odd places. No NaN or infinity among them.
     fn widen_float8<const E5M2: bool>(self, codes: Self::Bits) -> (Self::Bits, Self::Bits);
 
-    /// Thirty-two values rounded to bfloat16 (to nearest even), in their order.
-    ///
-    /// # Safety
-    /// `source` is valid for reading thirty-two values.
-    unsafe fn round_to_bf16(self, source: *const f32) -> Self::Bits;
+    /// Sixteen values and sixteen more, rounded to bfloat16 (to nearest even), in their order.
+    fn round_to_bf16(self, first: Self::F32, second: Self::F32) -> Self::Bits;
 }

@@ -247,11 +247,10 @@ impl PairDot for Portable {
         (even, odd)
     }
 
-    unsafe fn round_to_bf16(self, source: *const f32) -> [u32; LANES] {
+    fn round_to_bf16(self, first: [f32; LANES], second: [f32; LANES]) -> [u32; LANES] {
         let rounded = |index: usize| {
-            // SAFETY: the caller's promise.
-            let value = flush(unsafe { *source.add(index) });
-            u32::from(half::bf16::from_f32(value).to_bits())
+            let value = if index < LANES { first[index] } else { second[index - LANES] };
+            u32::from(half::bf16::from_f32(flush(value)).to_bits())
         };
         std::array::from_fn(|lane| rounded(2 * lane) | rounded(2 * lane + 1) << 16)
     }
@@ -288,6 +287,31 @@ impl TileDot for Portable {
                         let place = target.add(half * ROW_BYTES + quarter * 16 + index * 2);
                         place.cast::<[u8; 2]>().write(bits);
                     }
+                }
+            }
+        }
+    }
+
+    unsafe fn interleave_bf16(self, source: *const u8, target: *mut u8) {
+        for index in 0..LANES {
+            for row in 0..2 {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let value = source.cast::<[u8; 2]>().add(row * LANES + index).read();
+                    target.cast::<[u8; 2]>().add(2 * index + row).write(value);
+                }
+            }
+        }
+    }
+
+    unsafe fn interleave_float8<const E5M2: bool>(self, source: *const u8, target: *mut u8) {
+        for index in 0..LANES {
+            for row in 0..4 {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let bits = float8_to_bf16::<E5M2>(*source.add(row * LANES + index)).to_le_bytes();
+                    let pair = target.add(row / 2 * ROW_BYTES).cast::<[u8; 2]>();
+                    pair.add(2 * index + row % 2).write(bits);
                 }
             }
         }

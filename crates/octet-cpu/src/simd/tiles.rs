@@ -86,6 +86,19 @@ pub(crate) trait TileDot: Copy + Send + Sync + 'static {
     /// `source` is valid for reading the codes, `target` for writing twice as many bytes.
     unsafe fn widen_group<const E5M2: bool>(self, source: *const u8, target: *mut u8);
 
+    /// Two rows of sixteen bfloat16 values, one after another, become sixteen pairs.
+    ///
+    /// # Safety
+    /// `source` is valid for reading 64 bytes, `target` for writing as many.
+    unsafe fn interleave_bf16(self, source: *const u8, target: *mut u8);
+
+    /// Four rows of sixteen E4M3 (or, if `E5M2`, E5M2) codes, one after another, become sixteen pairs of the first two rows
+    /// and sixteen of the other two, in bfloat16. No NaN or infinity among them.
+    ///
+    /// # Safety
+    /// `source` is valid for reading 64 bytes, `target` for writing 128.
+    unsafe fn interleave_float8<const E5M2: bool>(self, source: *const u8, target: *mut u8);
+
     /// As [`TileDot::multiply_one`], with weights in eight bits, `panel_stride` bytes from panel to panel: a tile of
     /// weights is widened into `wide` while the one before it is multiplied.
     ///

@@ -36,7 +36,7 @@ impl ThreadBinding {
 }
 
 /// Reads a list such as `0-3,8,10-11`, the form that Linux prints as well.
-pub(super) fn parse_cpu_list(list: &str) -> Result<Vec<usize>, String> {
+pub(crate) fn parse_cpu_list(list: &str) -> Result<Vec<usize>, String> {
     let mut cpus = Vec::new();
     for part in list.split(',') {
         let number = |digits: &str| {

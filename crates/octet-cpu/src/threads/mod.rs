@@ -14,5 +14,7 @@ mod pool;
 mod topology;
 
 pub use binding::ThreadBinding;
+pub(crate) use binding::parse_cpu_list;
 pub use plan::PoolOptions;
 pub use pool::Pool;
+pub(crate) use topology::allowed_cpus;

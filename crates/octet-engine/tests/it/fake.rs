@@ -55,6 +55,8 @@ pub(crate) struct Fake {
     pub(crate) plans: Vec<StepPlan>,
     /// The step with this number fails, counted from 0.
     pub(crate) fails_at: Option<usize>,
+    /// The step that does not end in time.
+    pub(crate) stalls_at: Option<usize>,
     /// The step with this number panics.
     pub(crate) panics_at: Option<usize>,
     /// Each step takes this long.
@@ -71,6 +73,7 @@ impl Fake {
             stored: vec![None; config.num_blocks * config.block_size],
             plans: Vec::new(),
             fails_at: None,
+            stalls_at: None,
             panics_at: None,
             delay: Duration::ZERO,
             idle_slices: Arc::default(),
@@ -192,7 +195,10 @@ impl Executor for Fake {
         std::thread::sleep(self.delay);
         assert!(self.panics_at != Some(step), "a defect in the model");
         if self.fails_at == Some(step) {
-            return Err(ExecutorError("the device is lost".into()));
+            return Err(ExecutorError::Failed("the device is lost".into()));
+        }
+        if self.stalls_at == Some(step) {
+            return Err(ExecutorError::Unfinished("2 rows after 5 s".into()));
         }
         let hashes = self.write(plan);
         assert!(plan.batch.output_rows.is_sorted_by(|before, after| before < after));

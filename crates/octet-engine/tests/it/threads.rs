@@ -115,16 +115,24 @@ fn shutdown_refuses_drains_until_the_deadline_and_aborts_the_rest() {
 fn a_panic_or_a_fault_in_the_model_ends_every_request_and_says_why() {
     let panics: fn(&mut Fake) = |fake| fake.panics_at = Some(3);
     let fails: fn(&mut Fake) = |fake| fake.fails_at = Some(3);
-    for (change, reason) in [
-        (panics, "the engine's thread panicked: a defect in the model"),
-        (fails, "the model could not run a step: the device is lost"),
+    let stalls: fn(&mut Fake) = |fake| fake.stalls_at = Some(3);
+    let (stopped, stalled) = (RequestFault::EngineStopped, RequestFault::DeviceStalled);
+    for (change, reason, fault, refusal) in [
+        (
+            panics,
+            "the engine's thread panicked: a defect in the model",
+            stopped.clone(),
+            SubmitError::Stopped,
+        ),
+        (fails, "the model could not run a step: the device is lost", stopped, SubmitError::Stopped),
+        (stalls, "the model did not finish a step: 2 rows after 5 s", stalled, SubmitError::Stalled),
     ] {
         let (handle, thread) = start(change);
         let (_, record) = submit(&handle, 200);
         assert_eq!(thread.join(), EngineExit::Died(reason.into()));
-        assert_eq!(record.end(), Some(Event::Failed(RequestFault::EngineStopped)));
+        assert_eq!(record.end(), Some(Event::Failed(fault)));
         assert!(!handle.is_alive());
-        assert_eq!(handle.submit(request(99, &[1], 1).0), Err(SubmitError::Stopped));
+        assert_eq!(handle.submit(request(99, &[1], 1).0), Err(refusal));
         let stats = handle.stats();
         assert_eq!((stats.running, stats.waiting), (0, 0));
     }

@@ -28,17 +28,24 @@ pub struct GpuRope {
 /// The kernels of one head dimension and cache type.
 pub(super) struct CacheKernels {
     rotary: Function,
+    attention: AttentionKernels,
+}
+
+/// Those of `attention.cu`.
+pub(super) struct AttentionKernels {
     attention: Function,
     combine: Function,
 }
 
+impl AttentionKernels {
+    pub(super) fn of(module: &Module) -> Result<Self, GpuError> {
+        Ok(Self { attention: module.function("attention")?, combine: module.function("attention_combine")? })
+    }
+}
+
 impl CacheKernels {
-    pub(super) fn of(rotary: &Module, attention: &Module) -> Result<Self, GpuError> {
-        Ok(Self {
-            rotary: rotary.function("rotary_and_cache")?,
-            attention: attention.function("attention")?,
-            combine: attention.function("attention_combine")?,
-        })
+    pub(super) fn of(rotary: &Module, attention: AttentionKernels) -> Result<Self, GpuError> {
+        Ok(Self { rotary: rotary.function("rotary_and_cache")?, attention })
     }
 }
 
@@ -243,9 +250,13 @@ pub(super) fn attend(
     let head_tiles = (attention.query_heads / kv_heads).div_ceil(TILE_QUERIES);
     // SAFETY: the parameters are the kernels', the batch's blocks are the cache's, and `partial` has room.
     unsafe {
-        cache.kernels.attention.launch(stream, [rows, kv_heads * head_tiles, splits], &parameters)?;
+        cache.kernels.attention.attention.launch(
+            stream,
+            [rows, kv_heads * head_tiles, splits],
+            &parameters,
+        )?;
         if splits > 1 {
-            cache.kernels.combine.launch(stream, [rows, attention.query_heads, 1], &parameters)?;
+            cache.kernels.attention.combine.launch(stream, [rows, attention.query_heads, 1], &parameters)?;
         }
     }
     Ok(())

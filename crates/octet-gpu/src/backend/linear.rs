@@ -14,6 +14,7 @@ use crate::backend::tensor::{GpuTensor, PADDING};
 use crate::blas::Operands;
 use crate::driver::{DeviceBuffer, Function, HostBuffer, Module, Stream};
 use crate::kernels::ElementType;
+use crate::modules::Pending;
 
 /// A packed weight on the device.
 pub struct GpuLinear {
@@ -33,7 +34,7 @@ pub struct GpuLinear {
     pub(super) input_scale: Option<InputScale>,
     /// Which products it is part of; none if it is only looked up.
     pub(super) families: Option<Families>,
-    kernels: Option<Arc<LinearKernels>>,
+    kernels: Option<Arc<Pending<LinearKernels>>>,
 }
 
 /// The kernels of one pair of types.
@@ -171,7 +172,7 @@ impl GpuLinear {
         staging: &mut HostBuffer,
         spec: &LinearSpec,
         parts: &[LinearPart<'_>],
-        (plan, kernels, families): (LinearPlan, Option<Arc<LinearKernels>>, Option<Families>),
+        (plan, kernels, families): (LinearPlan, Option<Arc<Pending<LinearKernels>>>, Option<Families>),
     ) -> Result<Self, BackendError> {
         let full = BackendError::OutOfMemory { what: "a weight", requested_bytes: usize::MAX };
         let row_bytes = plan.stride * plan.element_type.bytes();
@@ -260,6 +261,7 @@ impl GpuLinear {
         let Some(kernels) = &self.kernels else {
             panic!("a weight loaded as {:?} cannot be multiplied by", self.usage);
         };
+        let kernels = kernels.get()?;
         // FP8 products count k in pairs of codes.
         let (address, input_stride, k, input_scales) = match input {
             LinearInput::Wide { address, stride } => (address, stride, self.stride, 0),

@@ -3,10 +3,12 @@
 mod attention;
 mod batch;
 mod float8;
+mod floor;
 mod gemm;
 mod linear;
 mod pack;
 mod parameters;
+mod sample;
 mod step;
 mod tensor;
 mod tuning;
@@ -15,23 +17,27 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use octet_backend::{
     Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
-    LinearPart, LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, StepKey, TensorSpec,
+    LinearPart, LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, SampleRow, StepKey, TensorRole,
+    TensorSpec,
 };
 use octet_float8::Float8Format;
 
 use crate::cache::CodeCache;
-use crate::driver::{Device, DeviceBuffer, Function, HostBuffer, Module, Stream};
-use crate::kernels::{self, Code, ElementType, Source};
+use crate::driver::{Activity, Device, DeviceBuffer, Function, HostBuffer, Module, Stream};
+use crate::kernels::{Code, ElementType, Source};
+use crate::modules::{self, Pending};
 use crate::{BlasOptions, GpuError};
-use attention::{CacheKernels, CachePlan};
+use attention::{AttentionKernels, CacheKernels, CachePlan};
 use batch::DeviceBatch;
 use float8::{Float8Kernels, LinearInput, code_stride};
 use gemm::{Gemms, ProductRun};
 use linear::{LinearKernels, LinearPlan};
 use parameters::size;
+use sample::Sampling;
 use step::{Bounds, Recordings};
 use tensor::PADDING;
 
@@ -56,8 +62,13 @@ pub struct GpuOptions {
     pub activations: ActivationType,
     /// Folder of compiled kernels; without one, each start compiles.
     pub kernel_cache: Option<PathBuf>,
+    /// Code that was made at release time, for machines without a run-time compiler.
+    pub kernel_bundle: Option<PathBuf>,
     /// Folder whose files replace the kernels' sources of the same name: for work on kernels without building anew.
     pub kernel_sources: Option<PathBuf>,
+    /// How long the device may work while the host waits for it. A step that takes longer is an error, and the device
+    /// is lost to the process; without a limit the driver's own wait is used, which may be for ever.
+    pub step_limit: Option<Duration>,
     /// Runs every step's operations one by one instead of replaying recorded ones.
     pub without_graphs: bool,
     /// Whether inputs are quantised for linears whose checkpoint foresees it, on devices that multiply FP8 by FP8; by
@@ -110,7 +121,7 @@ pub struct GpuBackend {
     forced_splits: Option<usize>,
     code: Code,
     rows: RowKernels,
-    linears: HashMap<Source, Arc<LinearKernels>>,
+    linears: HashMap<Source, Arc<Pending<LinearKernels>>>,
     gemms: Gemms,
     batch: DeviceBatch,
     /// Rows of the largest workspace tensor: what a batch may have.
@@ -131,6 +142,8 @@ pub struct GpuBackend {
     /// Codes and scales of inputs that arrived wide.
     codes: Option<DeviceBuffer>,
     code_scales: Option<DeviceBuffer>,
+    /// There with the first tensor of logits.
+    sampling: Option<Sampling>,
 }
 
 /// Bytes of pinned memory for loading.
@@ -144,10 +157,12 @@ impl GpuBackend {
     pub fn new(device: Device, options: &GpuOptions) -> Result<Self, GpuError> {
         let code = Code {
             cache: CodeCache::new(options.kernel_cache.as_deref()),
+            bundle: options.kernel_bundle.clone(),
             sources: options.kernel_sources.clone(),
         };
+        device.set_limit(options.step_limit);
         let stream = Arc::new(device.stream()?);
-        let rows = RowKernels::of(&kernels::load(&device, &code, &Source::rows())?)?;
+        let rows = RowKernels::of(&modules::load(&device, &code, &Source::rows())?)?;
         let activation = match options.activations {
             ActivationType::BF16 => ElementType::BF16,
             ActivationType::F32 => ElementType::F32,
@@ -176,12 +191,13 @@ impl GpuBackend {
             float8: None,
             codes: None,
             code_scales: None,
+            sampling: None,
             device,
         })
     }
 
-    /// Kernels for linears of these types, compiled once.
-    fn linear_kernels(&mut self, plan: &LinearPlan) -> Result<Arc<LinearKernels>, GpuError> {
+    /// Kernels for linears of these types, compiled once, while weights are loaded.
+    fn linear_kernels(&mut self, plan: &LinearPlan) -> Result<Arc<Pending<LinearKernels>>, GpuError> {
         let source = match plan.input_scale {
             Some(_) => Source::linear_float8(),
             None => Source::linear(plan.element_type, self.activation, plan.is_grouped()),
@@ -189,10 +205,16 @@ impl GpuBackend {
         if let Some(kernels) = self.linears.get(&source) {
             return Ok(Arc::clone(kernels));
         }
-        let module = kernels::load(&self.device, &self.code, &source)?;
-        let kernels = Arc::new(LinearKernels::of(&module)?);
+        let kernels = Pending::start(&self.device, &self.code, &source, LinearKernels::of)?;
+        let kernels = Arc::new(kernels);
         self.linears.insert(source, Arc::clone(&kernels));
         Ok(kernels)
+    }
+
+    /// How many rows of logits the device has sampled.
+    #[must_use]
+    pub fn sampled_rows(&self) -> u64 {
+        self.sampling.as_ref().map_or(0, |sampling| sampling.sampled_rows)
     }
 
     /// Kernels for inputs in FP8, compiled once.
@@ -200,7 +222,7 @@ impl GpuBackend {
         if let Some(kernels) = &self.float8 {
             return Ok(Arc::clone(kernels));
         }
-        let module = kernels::load(&self.device, &self.code, &Source::quantise())?;
+        let module = modules::load(&self.device, &self.code, &Source::quantise())?;
         let kernels = Arc::new(Float8Kernels::of(&module)?);
         self.float8 = Some(Arc::clone(&kernels));
         Ok(kernels)
@@ -488,18 +510,25 @@ impl Backend for GpuBackend {
         self.device.bind()?;
         let tensor = GpuTensor::allocate(&self.stream, spec, self.activation)?;
         self.workspace_rows = self.workspace_rows.max(spec.rows);
+        let has_room = self.sampling.as_ref().is_some_and(|sampling| sampling.has_room(spec.rows));
+        if spec.role == TensorRole::Logits && !has_room {
+            let module = modules::load(&self.device, &self.code, &Source::sample())?;
+            self.stream.wait()?;
+            self.sampling = Some(Sampling::new(&self.device, &module, spec.rows)?);
+        }
         Ok(tensor)
     }
 
     fn allocate_kv_cache(&mut self, spec: &KvCacheSpec) -> Result<GpuKvCache, BackendError> {
         self.device.bind()?;
         let plan = CachePlan::new(self.device.architecture(), spec)?;
-        let [rotary, attention] = [
-            Source::rotary(spec.head_dim, plan.element_type),
-            Source::attention(spec.head_dim, plan.element_type),
-        ]
-        .map(|source| kernels::load(&self.device, &self.code, &source));
-        let kernels = CacheKernels::of(&rotary?, &attention?)?;
+        let attention = Source::attention(spec.head_dim, plan.element_type);
+        let attention = Pending::start(&self.device, &self.code, &attention, AttentionKernels::of)?;
+        let rotary = Source::rotary(spec.head_dim, plan.element_type);
+        let rotary = modules::load(&self.device, &self.code, &rotary)?;
+        let kernels = CacheKernels::of(&rotary, attention.finish()?)?;
+        // What was begun while weights were loaded is there before the first step.
+        self.linears.values().try_for_each(|kernels| kernels.get().map(drop))?;
         let cache = GpuKvCache::allocate(&self.stream, spec, &plan, kernels)?;
         self.kv_heads = spec.kv_heads;
         Ok(cache)
@@ -530,6 +559,9 @@ impl Backend for GpuBackend {
         self.batch.send(&self.stream, batch)?;
         self.step += 1;
         let facts = &self.batch.facts;
+        let (rows, longest_context) = (facts.rows, facts.longest_context);
+        let sequences = batch.sequences.len();
+        self.stream.begin(Activity { step: self.step, rows, sequences, longest_context });
         let units = self.device.report().units;
         self.splits = self
             .forced_splits
@@ -663,6 +695,23 @@ impl Backend for GpuBackend {
             return Err(BackendError::Limit { what: "a KV block's id", value: largest, limit: blocks - 1 });
         }
         independent_runs(pairs).into_iter().try_for_each(|run| self.copy_pairs(cache, run))
+    }
+
+    fn sample(
+        &mut self,
+        logits: &mut GpuTensor,
+        rows: &[SampleRow],
+        tokens: &mut [u32],
+    ) -> Result<bool, BackendError> {
+        self.device.bind()?;
+        assert_eq!(rows.len(), tokens.len(), "a token for each row");
+        let Some(sampling) =
+            self.sampling.as_mut().filter(|it| Sampling::suits(logits) && it.has_room(rows.len()))
+        else {
+            return Ok(false);
+        };
+        sampling.sample(&self.stream, logits, rows, tokens)?;
+        Ok(true)
     }
 
     fn map_logits(

@@ -134,6 +134,16 @@ pub(super) struct Linear {
     pub(super) input_scales: u64,
 }
 
+/// `SampleParams` in `sample.cu`.
+#[repr(C)]
+pub(super) struct Sample {
+    pub(super) logits: u64,
+    pub(super) rows: u64,
+    pub(super) tokens: u64,
+    pub(super) stride: u32,
+    pub(super) columns: u32,
+}
+
 /// `QuantiseTarget` in `quantise.cu`.
 #[repr(C)]
 #[derive(Clone, Copy)]

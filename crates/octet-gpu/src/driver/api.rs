@@ -119,10 +119,12 @@ table! {
         create_stream: "hipStreamCreateWithFlags", "cuStreamCreate", (*mut Handle, c_uint);
         destroy_stream: "hipStreamDestroy", "cuStreamDestroy_v2", (Handle);
         wait_for_stream: "hipStreamSynchronize", "cuStreamSynchronize", (Handle);
+        query_stream: "hipStreamQuery", "cuStreamQuery", (Handle);
         create_event: "hipEventCreateWithFlags", "cuEventCreate", (*mut Handle, c_uint);
         destroy_event: "hipEventDestroy", "cuEventDestroy_v2", (Handle);
         record_event: "hipEventRecord", "cuEventRecord", (Handle, Handle);
         wait_for_event: "hipEventSynchronize", "cuEventSynchronize", (Handle);
+        query_event: "hipEventQuery", "cuEventQuery", (Handle);
         elapsed_time: "hipEventElapsedTime", "cuEventElapsedTime", (*mut f32, Handle, Handle);
         begin_capture: "hipStreamBeginCapture", "cuStreamBeginCapture_v2", (Handle, c_int);
         end_capture: "hipStreamEndCapture", "cuStreamEndCapture", (Handle, *mut Handle);
@@ -148,6 +150,8 @@ table! {
         compile: "hiprtcCompileProgram", "nvrtcCompileProgram", (Handle, c_int, *const *const c_char);
         code_bytes: "hiprtcGetCodeSize", "nvrtcGetCUBINSize", (Handle, *mut usize);
         code: "hiprtcGetCode", "nvrtcGetCUBIN", (Handle, *mut c_char);
+        portable_bytes: "hiprtcGetCodeSize", "nvrtcGetPTXSize", (Handle, *mut usize);
+        portable: "hiprtcGetCode", "nvrtcGetPTX", (Handle, *mut c_char);
         log_bytes: "hiprtcGetProgramLogSize", "nvrtcGetProgramLogSize", (Handle, *mut usize);
         log: "hiprtcGetProgramLog", "nvrtcGetProgramLog", (Handle, *mut c_char);
         destroy: "hiprtcDestroyProgram", "nvrtcDestroyProgram", (*mut Handle);
@@ -241,7 +245,10 @@ pub(crate) struct Api {
     pub(crate) kind: Kind,
     pub(crate) functions: Functions,
     pub(crate) special: Special,
-    pub(crate) compiler: LoadedCompiler,
+    /// The compiler, or why there is none: kernels then come from a bundle.
+    pub(crate) compiler: Result<LoadedCompiler, GpuError>,
+    /// Whether this is Octet's own simulator, whose times mean nothing.
+    pub(crate) is_simulated: bool,
     /// Where the runtime was found.
     pub(crate) found: String,
     /// What was given instead of where it usually lies: it then stands for the BLAS too.
@@ -254,18 +261,24 @@ impl Api {
     /// Loads a runtime: from `path`, which then holds the compiler too, or from where it usually lies.
     ///
     /// # Errors
-    /// A library or function is missing, or too old.
+    /// A library or function of the runtime is missing, or too old.
     pub(crate) fn load(kind: Kind, path: Option<&Path>) -> Result<Self, GpuError> {
+        /// What only the simulator has.
+        const SIMULATORS_OWN: &str = "octet_hipsim_fault_message";
         let wanted = kind.runtime();
         let runtime = wanted.open(path)?;
         let functions = Functions::load(&runtime, kind, wanted.what)?;
         let special = Special::load(&runtime, kind, wanted.what)?;
-        let compiler = LoadedCompiler::load(kind, path)?;
+        let compiler = LoadedCompiler::load(kind, path);
+        // SAFETY: the function is not called; only whether it is there is asked.
+        let own = unsafe { library::function::<Handle>(&runtime, wanted.what, SIMULATORS_OWN) };
+        let is_simulated = own.is_ok();
         let found = runtime.name.clone();
         // Function pointers outlive the handle only because the library is never closed.
         std::mem::forget(runtime);
         let given = path.map(Path::to_path_buf);
-        let mut api = Self { kind, functions, special, compiler, found, given, version: (0, 0) };
+        let version = (0, 0);
+        let mut api = Self { kind, functions, special, compiler, is_simulated, found, given, version };
         api.read_version()?;
         Ok(api)
     }

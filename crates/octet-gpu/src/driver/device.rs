@@ -4,6 +4,8 @@ use std::ffi::{c_char, c_int};
 use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use octet_backend::DeviceMemory;
 
@@ -65,10 +67,14 @@ impl Runtime {
             Kind::Hip => ("HIP", "hiprtc"),
             Kind::Cuda => ("CUDA", "NVRTC"),
         };
-        format!(
-            "{runtime} {}.{} from {found}, {name} {}.{} from {}",
-            version.0, version.1, compiler.version.0, compiler.version.1, compiler.found
-        )
+        let compiler = match compiler {
+            Ok(compiler) => {
+                let (major, minor) = compiler.version;
+                format!("{name} {major}.{minor} from {}", compiler.found)
+            }
+            Err(error) => format!("no {name} ({error})"),
+        };
+        format!("{runtime} {}.{} from {found}, {compiler}", version.0, version.1)
     }
 
     /// How many devices it shows.
@@ -205,6 +211,8 @@ impl Runtime {
             context: Pointer(context),
             architecture,
             report,
+            limit_ms: AtomicU64::new(0),
+            is_lost: AtomicBool::new(false),
         }));
         device.bind()?;
         Ok(device)
@@ -225,6 +233,20 @@ struct Inner {
     context: Pointer,
     architecture: Architecture,
     report: DeviceReport,
+    /// How long the device may work while the host waits, ms; 0 is no limit.
+    limit_ms: AtomicU64,
+    /// Whether it was given up. Nothing is asked of it then: every call would wait for what does not end.
+    is_lost: AtomicBool,
+}
+
+/// Whether a device of this process was given up.
+static ANY_LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether a device was given up because it did not finish. The drivers' own clean-up at the end of the process would
+/// wait for it: [`crate::end_process`] does without.
+#[must_use]
+pub fn device_was_lost() -> bool {
+    ANY_LOST.load(Ordering::Relaxed)
 }
 
 /// An open device, shared by everything that lives on it.
@@ -248,17 +270,48 @@ impl Device {
         self.0.architecture
     }
 
+    /// Whether it is Octet's own simulator: its results count, its times do not.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        self.api().is_simulated
+    }
+
     /// What it is.
     #[must_use]
     pub fn report(&self) -> &DeviceReport {
         &self.0.report
     }
 
+    /// Sets how long it may work while the host waits for it: then it is lost to this process. Nothing is no limit.
+    pub(crate) fn set_limit(&self, limit: Option<Duration>) {
+        let limit = limit.map_or(0, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1));
+        self.0.limit_ms.store(limit, Ordering::Relaxed);
+    }
+
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        let limit = self.0.limit_ms.load(Ordering::Relaxed);
+        (limit > 0).then(|| Duration::from_millis(limit))
+    }
+
+    /// Gives it up.
+    pub(crate) fn lose(&self) {
+        self.0.is_lost.store(true, Ordering::Relaxed);
+        ANY_LOST.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was given up.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.0.is_lost.load(Ordering::Relaxed)
+    }
+
     /// Makes it the calling thread's device: both runtimes keep that choice for each thread.
     ///
     /// # Errors
-    /// Of the driver.
+    /// Of the driver, and if the device was given up.
     pub fn bind(&self) -> Result<(), GpuError> {
+        if self.is_lost() {
+            return Err(GpuError::Lost { name: self.report().name.clone() });
+        }
         let (call, status) = match self.api().special {
             // SAFETY: the ordinal was counted when the device was opened.
             Special::Hip { set_device, .. } => ("hipSetDevice", unsafe { set_device(self.0.ordinal) }),

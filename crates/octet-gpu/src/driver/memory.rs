@@ -15,6 +15,7 @@ use crate::driver::{Device, Stream};
 enum Direction {
     ToDevice = 1,
     ToHost = 2,
+    Within = 3,
 }
 
 /// `hipErrorOutOfMemory` and `CUDA_ERROR_OUT_OF_MEMORY`.
@@ -113,6 +114,13 @@ impl DeviceBuffer {
         stream.wait()
     }
 
+    /// Starts a copy of all of another buffer of this size.
+    pub(crate) fn copy_from(&mut self, stream: &Stream, source: &Self) -> Result<(), GpuError> {
+        source.check_range(0, self.bytes);
+        // SAFETY: both are whole allocations of this size; freeing either waits for the copy, as both runtimes do.
+        unsafe { self.copy(stream, 0, source.pointer.0.cast(), self.bytes, Direction::Within) }
+    }
+
     /// Starts filling all of it with zeros.
     pub(crate) fn clear(&mut self, stream: &Stream) -> Result<(), GpuError> {
         self.fill(stream, 0)
@@ -136,7 +144,7 @@ impl DeviceBuffer {
     }
 
     /// # Safety
-    /// The device's range must have been checked, and `host` be valid for `bytes` until the stream is waited for.
+    /// The device's range must have been checked, and `host` (the other buffer, of a copy within the device) be valid for `bytes` until the stream is waited for.
     unsafe fn copy(
         &self,
         stream: &Stream,
@@ -150,7 +158,7 @@ impl DeviceBuffer {
         }
         let device = self.pointer.0.cast::<u8>().wrapping_add(offset);
         let (target, source) = match direction {
-            Direction::ToDevice => (device, host),
+            Direction::ToDevice | Direction::Within => (device, host),
             Direction::ToHost => (host, device),
         };
         let api = self.device.api();

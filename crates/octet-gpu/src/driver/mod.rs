@@ -8,11 +8,13 @@ mod device;
 mod memory;
 mod module;
 mod stream;
+mod wait;
 
 pub use api::Kind;
 pub(crate) use api::{Handle, LoadedCompiler, table};
 pub(crate) use device::Pointer;
-pub use device::{Device, DeviceReport, Runtime};
+pub use device::{Device, DeviceReport, Runtime, device_was_lost};
 pub(crate) use memory::{DeviceBuffer, HostBuffer};
 pub(crate) use module::{Function, Module};
 pub(crate) use stream::{Event, Graph, Stream};
+pub use wait::Activity;

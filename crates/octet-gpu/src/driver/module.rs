@@ -79,6 +79,24 @@ impl Function {
         grid: [usize; 3],
         parameters: &P,
     ) -> Result<(), GpuError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_threads(stream, grid, THREADS, parameters) }
+    }
+
+    /// The same with so many threads a block.
+    ///
+    /// # Errors
+    /// As above.
+    ///
+    /// # Safety
+    /// As above.
+    pub(crate) unsafe fn launch_threads<P>(
+        &self,
+        stream: &Stream,
+        grid: [usize; 3],
+        threads: u32,
+        parameters: &P,
+    ) -> Result<(), GpuError> {
         if grid.contains(&0) {
             return Ok(());
         }
@@ -92,7 +110,7 @@ impl Function {
                 x,
                 y,
                 z,
-                THREADS,
+                threads,
                 1,
                 1,
                 0,

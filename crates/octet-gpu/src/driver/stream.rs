@@ -2,17 +2,26 @@
 
 use std::ffi::c_int;
 use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::GpuError;
 use crate::driver::Device;
-use crate::driver::api::Handle;
+use crate::driver::api::{Functions, Handle};
 use crate::driver::device::Pointer;
+use crate::driver::wait::{self, Activity, Pace};
+
+/// What is inside is plain values that every holder leaves whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Work in order, beside the host.
 pub(crate) struct Stream {
     device: Device,
     handle: Pointer,
+    pace: Mutex<Pace>,
+    activity: Mutex<Activity>,
 }
 
 impl Stream {
@@ -24,7 +33,8 @@ impl Stream {
         // SAFETY: the pointer is to a local variable.
         let status = unsafe { (device.api().functions.create_stream)(&raw mut handle, NON_BLOCKING) };
         device.api().check("create_stream", status)?;
-        Ok(Self { device: device.clone(), handle: Pointer(handle) })
+        let (pace, activity) = (Mutex::default(), Mutex::default());
+        Ok(Self { device: device.clone(), handle: Pointer(handle), pace, activity })
     }
 
     pub(crate) fn device(&self) -> &Device {
@@ -35,11 +45,25 @@ impl Stream {
         self.handle.0
     }
 
-    /// Waits until all of it is done.
+    /// Notes what it is at work on from now on, for the report of work that does not end.
+    pub(crate) fn begin(&self, activity: Activity) {
+        *lock(&self.activity) = activity;
+    }
+
+    /// Waits until all of it is done, or until the device's limit has passed.
     ///
     /// # Errors
-    /// Of the driver, and of work that failed since the last wait.
+    /// Of the driver, and of work that failed since the last wait; work that does not end.
     pub(crate) fn wait(&self) -> Result<(), GpuError> {
+        self.device.bind()?;
+        if self.device.limit().is_some() {
+            let activity = *lock(&self.activity);
+            let call = Functions::name_of(self.device.api().kind, "query_stream");
+            return wait::until_done(&self.device, (&mut lock(&self.pace), activity), call, || {
+                // SAFETY: the handle is ours.
+                unsafe { (self.device.api().functions.query_stream)(self.handle.0) }
+            });
+        }
         // SAFETY: the handle is ours.
         let status = unsafe { (self.device.api().functions.wait_for_stream)(self.handle.0) };
         self.device.api().check("wait_for_stream", status)
@@ -90,7 +114,7 @@ struct RecordedGraph {
 
 impl Drop for RecordedGraph {
     fn drop(&mut self) {
-        if !self.handle.is_null() {
+        if !self.handle.is_null() && !self.device.is_lost() {
             // SAFETY: ours, destroyed once.
             unsafe { (self.device.api().functions.destroy_graph)(self.handle) };
         }
@@ -172,6 +196,15 @@ impl Event {
     /// # Errors
     /// Of the driver.
     pub(crate) fn wait(&self) -> Result<(), GpuError> {
+        self.device.bind()?;
+        if self.device.limit().is_some() {
+            let call = Functions::name_of(self.device.api().kind, "query_event");
+            let quick = (&mut Pace::default(), Activity::default());
+            return wait::until_done(&self.device, quick, call, || {
+                // SAFETY: the handle is ours.
+                unsafe { (self.device.api().functions.query_event)(self.handle.0) }
+            });
+        }
         // SAFETY: the handle is ours.
         let status = unsafe { (self.device.api().functions.wait_for_event)(self.handle.0) };
         self.device.api().check("wait_for_event", status)

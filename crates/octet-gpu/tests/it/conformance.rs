@@ -32,6 +32,17 @@ fn float8_times_float8_is_what_the_oracle_quantises() {
     }
 }
 
+/// Waves of 64 and of 32.
+#[test]
+fn sampling_gfx942() {
+    octet_conformance::sample(&mut backend("gfx942", &exact()));
+}
+
+#[test]
+fn sampling_gfx1100() {
+    octet_conformance::sample(&mut backend("gfx1100", &exact()));
+}
+
 /// A test for each part and device, so that they run beside each other and a failure names its place.
 macro_rules! parts {
     ($device:ident: $($part:ident),*) => {

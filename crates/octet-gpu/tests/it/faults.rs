@@ -18,8 +18,21 @@ use octet_reference::ReferenceBackend;
 use crate::decoder;
 use crate::simulator::{backend, kernel_cache};
 
+/// What is run on faulty kernels.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    /// Decoders and what they do in large.
+    Decoder,
+    /// Sampling.
+    Sampling,
+    /// Products of FP8 by FP8.
+    Float8,
+    Everything,
+}
+
 /// A change of one place of one file, and the device on which it shows.
 struct Fault {
+    part: Part,
     what: &'static str,
     device: &'static str,
     file: &'static str,
@@ -34,11 +47,28 @@ const fn fault(
     from: &'static str,
     to: &'static str,
 ) -> Fault {
-    Fault { what, device, file, from, to }
+    Fault { part: Part::Decoder, what, device, file, from, to }
 }
 
-const FAULTS: [Fault; 16] = [
-    fault("nothing", "gfx942", "device.h", "// ---- Numbers.", "// ---- Numbers"),
+/// A fault of sampling.
+const fn sampling(what: &'static str, from: &'static str, to: &'static str) -> Fault {
+    Fault { part: Part::Sampling, what, device: "gfx942", file: "sample.cu", from, to }
+}
+
+/// A fault of products of FP8.
+const fn float8(what: &'static str, file: &'static str, from: &'static str, to: &'static str) -> Fault {
+    Fault { part: Part::Float8, what, device: "gfx942", file, from, to }
+}
+
+const FAULTS: [Fault; 30] = [
+    Fault {
+        part: Part::Everything,
+        what: "nothing",
+        device: "gfx942",
+        file: "device.h",
+        from: "// ---- Numbers.",
+        to: "// ---- Numbers",
+    },
     fault(
         "no barrier in sums of a block",
         "gfx942",
@@ -46,7 +76,13 @@ const FAULTS: [Fault; 16] = [
         "    block_sync();\n    float sum",
         "    float sum",
     ),
-    fault("waves of 32 in sums", "gfx942", "device.h", "mask = WAVE / 2; mask", "mask = 16; mask"),
+    fault(
+        "waves of 32 in sums",
+        "gfx942",
+        "device.h",
+        "mask = WAVE / 2; mask > 0; mask /= 2) value +=",
+        "mask = 16; mask > 0; mask /= 2) value +=",
+    ),
     fault(
         "no barrier before sums of waves",
         "gfx942",
@@ -120,12 +156,61 @@ const FAULTS: [Fault; 16] = [
         "    wave_sync();\n    if (wanted",
         "    if (wanted",
     ),
+    sampling("sums are read too early", "= values[i];\n    }\n    block_sync();", "= values[i];\n    }"),
+    sampling(
+        "the next sums come too early",
+        "    // The next sums go to the same place.\n    block_sync();",
+        "",
+    ),
+    sampling(
+        "the largest is read too early",
+        "shared.sums[0][wave_index()] = value;\n    block_sync();",
+        "shared.sums[0][wave_index()] = value;",
+    ),
+    sampling("the list is emptied too late", "shared.listed = 0;\n    block_sync();", "shared.listed = 0;"),
+    sampling(
+        "chunks are read too early",
+        "shared.chunks[chunk] = sum;\n    }\n    block_sync();",
+        "shared.chunks[chunk] = sum;\n    }",
+    ),
+    sampling(
+        "waves of 32 in sums of weights",
+        "mask = WAVE / 2; mask > 0; mask /= 2) value +=",
+        "mask = 16; mask > 0; mask /= 2) value +=",
+    ),
+    sampling("the draw is one short", "rest + 1, top", "rest, top"),
+    sampling("ties are all kept", "if (needed >= sums[1])", "if (needed >= 0)"),
+    sampling("top-p of everything", "order >= kept.order ? weigh(order) : 0", "weigh(order)"),
+    float8(
+        "no barrier in a block's largest",
+        "device.h",
+        "    block_sync();\n#pragma unroll\n    for (u32 wave = 0; wave < WAVES; wave++) value = larger",
+        "#pragma unroll\n    for (u32 wave = 0; wave < WAVES; wave++) value = larger",
+    ),
+    float8("a norm's scratch is used twice", "quantise.cu", "row, scratch[1]", "row, scratch[0]"),
+    float8("the scales of rows are lost", "linear.cu", "value *= p.input_scales[row];", ";"),
+    float8("no clamp before the conversion", "quantise.cu", "smaller(scaled, LIMIT)", "scaled"),
+    float8(
+        "halves of an operand swapped",
+        "matrix.h",
+        "b.piece[i].pair[2 * k], b.piece[i].pair[2 * k + 1]",
+        "b.piece[i].pair[2 * k + 1], b.piece[i].pair[2 * k]",
+    ),
 ];
 
 /// Names the fault to the child process.
 const VARIABLE: &str = "OCTET_TEST_FAULT";
 /// Folder of its kernels.
 const FOLDER_VARIABLE: &str = "OCTET_TEST_FOLDER";
+
+#[test]
+fn every_fault_has_one_place() {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    for fault in &FAULTS {
+        let text = fs::read_to_string(kernels.join(fault.file)).unwrap();
+        assert_eq!(text.matches(fault.from).count(), 1, "{} is in one place of {}", fault.what, fault.file);
+    }
+}
 
 #[test]
 fn every_seeded_fault_is_noticed() {
@@ -155,7 +240,6 @@ fn passes(index: usize, fault: &Fault) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let text = fs::read_to_string(kernels.join(fault.file)).unwrap();
-    assert_eq!(text.matches(fault.from).count(), 1, "{} is in one place", fault.what);
     fs::write(folder.path().join(fault.file), text.replace(fault.from, fault.to)).unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "faults::one_fault"])
@@ -180,11 +264,20 @@ fn one_fault() {
         kernel_sources: std::env::var_os(FOLDER_VARIABLE).map(Into::into),
         ..GpuOptions::default()
     };
-    let device = FAULTS[index].device;
-    many_rows(device, &options);
-    wide_rows(device, &options);
-    long_context(device, &options);
-    decoder::check_exactly(device, &options);
+    let Fault { part, device, .. } = FAULTS[index];
+    if matches!(part, Part::Decoder | Part::Everything) {
+        many_rows(device, &options);
+        wide_rows(device, &options);
+        long_context(device, &options);
+        decoder::check_exactly(device, &options);
+    }
+    if matches!(part, Part::Sampling | Part::Everything) {
+        octet_conformance::sample_vocabulary(&mut backend(device, &options), 1500);
+    }
+    if matches!(part, Part::Float8 | Part::Everything) {
+        let options = GpuOptions { activations: ActivationType::BF16, ..options };
+        octet_conformance::float8_inputs(&mut backend(device, &options));
+    }
 }
 
 /// A linear of more rows than the decoder's prompts have, whose result is known: row r times column c of ones is k.

@@ -34,7 +34,7 @@ type Table = BTreeMap<(String, String, String), Usage>;
 /// The modules that models use, and two of the exact ones.
 fn sources(architecture: Architecture) -> Vec<Source> {
     use ElementType::{BF16, E4M3, E5M2, F16, F32};
-    let mut sources = vec![Source::rows()];
+    let mut sources = vec![Source::rows(), Source::sample()];
     for cache in [BF16, E4M3, E5M2] {
         sources.push(Source::rotary(128, cache));
         sources.push(Source::attention(128, cache));

@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod blas;
+mod bundle;
 mod cache;
 mod conformance;
 mod decoder;
 mod faults;
 mod gates;
+mod sampling;
 mod simulator;
 mod tuning;

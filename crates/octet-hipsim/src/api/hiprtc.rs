@@ -49,6 +49,9 @@ unsafe fn text(text: *const c_char) -> Option<String> {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn hiprtcVersion(major: *mut c_int, minor: *mut c_int) -> c_int {
+    if settings().without_compiler {
+        return INTERNAL;
+    }
     let version = if settings().rocm_major == 6 { (6, 4) } else { (7, 1) };
     // SAFETY: the caller passes pointers to results.
     let stored = unsafe { store(major, version.0).and(store(minor, version.1)) };

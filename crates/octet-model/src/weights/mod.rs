@@ -6,4 +6,5 @@ mod plan;
 
 pub(crate) use fetch::Source;
 pub(crate) use pack::{Packed, PackedLayer, pack};
+pub use pack::{ScaleForm, WeightForm};
 pub(crate) use plan::{PlanOptions, WeightPlan};

@@ -5,7 +5,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 use half::{bf16, f16};
-use octet_backend::{Backend, BackendError, DataType, LinearPart, LinearSpec, WeightScale, WeightView};
+use octet_backend::{
+    Backend, BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView,
+};
 
 use super::fetch::{Fetched, FetchedPart, PartValues, Pool, Source};
 use super::plan::{LayerPlan, LinearPlan, PartPlan, TensorPlan, WeightPlan};
@@ -25,6 +27,58 @@ pub(crate) struct Packed<B: Backend> {
     pub(crate) final_norm: B::Vector,
     /// Bytes of all of it on the device.
     pub(crate) bytes: usize,
+    /// How its products' weights are kept, each way once.
+    pub(crate) forms: Vec<WeightForm>,
+}
+
+/// How the weight of a product is kept on the device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WeightForm {
+    /// Element type.
+    pub data_type: DataType,
+    /// What shares a scale.
+    pub scale: ScaleForm,
+    /// How the checkpoint wants the input quantised; of a static scale only that it is one.
+    pub input_scale: Option<InputScale>,
+}
+
+/// What of a weight shares a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleForm {
+    /// There are no scales.
+    None,
+    /// All of a part.
+    Tensor,
+    /// A row.
+    Channel,
+    /// A block.
+    Block {
+        /// Rows of a block.
+        rows: usize,
+        /// Columns of a block.
+        columns: usize,
+    },
+}
+
+impl WeightForm {
+    /// Stands for every static scale of an input.
+    const STATIC: f32 = 1.0 / 256.0;
+
+    fn of(spec: &LinearSpec, part: &LinearPart<'_>) -> Self {
+        let scale = match part.scale {
+            WeightScale::None => ScaleForm::None,
+            WeightScale::Tensor(_) => ScaleForm::Tensor,
+            WeightScale::Channel(_) => ScaleForm::Channel,
+            WeightScale::Block { rows_per_block, columns_per_block, .. } => {
+                ScaleForm::Block { rows: rows_per_block, columns: columns_per_block }
+            }
+        };
+        let input_scale = spec.input_scale.map(|scale| match scale {
+            InputScale::Dynamic => InputScale::Dynamic,
+            InputScale::Static(_) => InputScale::Static(Self::STATIC),
+        });
+        Self { data_type: spec.data_type, scale, input_scale }
+    }
 }
 
 /// One layer's weights on the device.
@@ -72,7 +126,7 @@ pub(crate) fn pack<B: Backend>(
             }
         });
         let (done, packed) = mpsc::channel();
-        let packer = Packer { backend, source, fetched, returns, done, bytes: 0 };
+        let packer = Packer { backend, source, fetched, returns, done, bytes: 0, forms: Vec::new() };
         let packer = scope.spawn(move || packer.pack(plan));
         let mut loaded_bytes = 0;
         for linear in packed {
@@ -91,6 +145,7 @@ struct Packer<'a, B> {
     returns: Sender<Bytes>,
     done: Sender<&'a LinearPlan>,
     bytes: usize,
+    forms: Vec<WeightForm>,
 }
 
 impl<'a, B: Backend> Packer<'a, B> {
@@ -99,7 +154,7 @@ impl<'a, B: Backend> Packer<'a, B> {
         let head = plan.head.as_ref().map(|head| self.linear(head)).transpose()?;
         let layers = plan.layers.iter().map(|layer| self.layer(layer)).collect::<Result<_, _>>()?;
         let final_norm = self.vector(&plan.final_norm)?;
-        Ok(Packed { embedding, head, layers, final_norm, bytes: self.bytes })
+        Ok(Packed { embedding, head, layers, final_norm, bytes: self.bytes, forms: self.forms })
     }
 
     fn layer(&mut self, plan: &'a LayerPlan) -> Result<PackedLayer<B>, ModelError> {
@@ -136,6 +191,12 @@ impl<'a, B: Backend> Packer<'a, B> {
             bias: fetched.bias,
             input_scale: plan.input_scale(fetched.input_scale),
         };
+        if let (Some(part), true) = (parts.first(), plan.usage != LinearUse::Embed) {
+            let form = WeightForm::of(&spec, part);
+            if !self.forms.contains(&form) {
+                self.forms.push(form);
+            }
+        }
         let linear =
             self.backend.load_linear(spec, &parts).map_err(|error| name_damage(plan, &parts, error))?;
         self.bytes += self.backend.linear_bytes(&linear);

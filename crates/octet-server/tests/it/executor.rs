@@ -107,7 +107,10 @@ impl Executor for Scripted {
     fn execute(&mut self, plan: &StepPlan, output: &mut StepOutput) -> Result<(), ExecutorError> {
         std::thread::sleep(self.step_time);
         if self.sequences.values().any(|sequence| sequence.prompt_has("device fault")) {
-            return Err(ExecutorError("the device is gone".to_owned()));
+            return Err(ExecutorError::Failed("the device is gone".to_owned()));
+        }
+        if self.sequences.values().any(|sequence| sequence.prompt_has("endless kernel")) {
+            return Err(ExecutorError::Unfinished("a kernel does not end".to_owned()));
         }
         output.rows.clear();
         for row in &plan.outputs {

@@ -164,6 +164,28 @@ fn a_dead_engine_shows_in_health_and_ends_the_server() {
     );
 }
 
+#[test]
+fn a_step_without_end_is_503_for_those_inside_and_those_who_come() {
+    let server = TestServer::with(slow());
+    let headers = [("content-type", "application/json")];
+    let body = long().to_string();
+    let mut other = server.client().send("POST", PATH, &headers, Some(body.as_bytes()));
+    wait_for("a running sequence", || server.engine.stats().running == 1);
+    let answer = server.post(PATH, &json!({ "prompt": "endless kernel", "max_tokens": 4 }));
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert_eq!(answer.json()["error"]["type"], "ServiceUnavailableError");
+    assert!(answer.message().contains("did not finish its work in time"), "{}", answer.body);
+    assert_eq!(read_head(&mut other).0, 503);
+    wait_for("the engine's end", || !server.engine.is_alive());
+    assert_eq!(server.get("/health").status, 503);
+    assert_eq!(server.post(PATH, &json!({ "prompt": "Hi" })).status, 503);
+    let error = server.join().unwrap_err();
+    assert!(
+        matches!(&error, ServerError::EngineFault { message } if message.contains("a kernel does not end")),
+        "{error}"
+    );
+}
+
 /// A server in a process of its own: signals go to a whole process. Run by the tests below, which set the variable;
 /// in a plain test run there is nothing to do.
 #[test]

@@ -21,18 +21,20 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use octet_cpu::{Isa, Pool};
+use octet_backend::TunableBackend;
 use octet_engine::Engine;
 use octet_model::ModelConfig;
 use octet_sample::{LogprobsMode, SamplingParams};
 use serde_json::{Map, Value};
 
 use crate::cli::bench::LatencyArgs;
+use crate::device::{self, Chosen};
+use crate::floor::Floor;
 use crate::settings::{self, Source};
 use crate::start::{self, Precision, Ready};
-use crate::tuning::{GemmMode, GemmPlan};
+use crate::tuning::{GemmMode, GemmPlan, TunedRunner};
 use latency::LatencyShape;
-use report::{Floor, LatencyReport, WorkPerStep};
+use report::{LatencyReport, WorkPerStep};
 
 /// Runs `octet bench latency`.
 ///
@@ -49,7 +51,31 @@ pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
     let resolved = start::resolve(&source, &arguments.engine)?;
     // As in vLLM, the same prompts run again and again: cached prefixes would hide the prefill.
     let prefix_caching = arguments.engine.enable_prefix_caching;
-    let mut ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+    match device::choose(arguments.engine.device)? {
+        Chosen::Cpu => {
+            let ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+            // Measured when the run is over: then the workers are free.
+            let floor = || Ok(Some(Floor::of_cpu(&settings::cpu_options(&arguments.engine)?)?));
+            measure(arguments, &source, plan, ready, floor)
+        }
+        Chosen::Gpu(gpu) => {
+            // Measured before: the model takes the memory.
+            let floor = Floor::of_gpu(&gpu)?;
+            let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
+            let ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
+            measure(arguments, &source, plan, ready, || Ok(floor))
+        }
+    }
+}
+
+/// Runs batches on a loaded model and reports them.
+fn measure<B: TunableBackend>(
+    arguments: &LatencyArgs,
+    source: &Source,
+    plan: GemmPlan,
+    mut ready: Ready<TunedRunner<B>>,
+    floor: impl FnOnce() -> Result<Option<Floor>>,
+) -> Result<()> {
     ready.runner.begin_tuning(plan)?;
     let (work, precision) = (work_per_step(&ready), ready.precision);
     let shape = LatencyShape {
@@ -75,10 +101,10 @@ pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
     }
     let run = latency::run(&mut engine, shape, &|| start.elapsed())?;
     drop(engine);
-    let report = LatencyReport::new(run, work, floor(arguments)?);
+    let report = LatencyReport::new(run, work, floor()?);
     report.write_text(&mut std::io::stdout().lock())?;
     if let Some(path) = &arguments.output_json {
-        write_json(path, &report.to_json(configuration(&source, precision)))?;
+        write_json(path, &report.to_json(configuration(source, precision)))?;
     }
     Ok(())
 }
@@ -128,16 +154,6 @@ fn sampling(seed: u64) -> SamplingParams {
         prompt_logprobs: None,
         logprobs_mode: LogprobsMode::RawLogprobs,
     }
-}
-
-/// What this machine could do at best, now that the run is over and the workers are free.
-fn floor(arguments: &LatencyArgs) -> Result<Floor> {
-    let pool = Pool::new(&settings::cpu_options(&arguments.engine)?.threads)?;
-    let measured = octet_cpu::Floor::measure(&pool, Isa::from_environment()?)?;
-    Ok(Floor {
-        read_bytes_per_second: measured.read_bytes_per_second,
-        multiply_add_per_second: measured.operations_per_second / 2.0,
-    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of parameters and bytes are far below 2^53")]

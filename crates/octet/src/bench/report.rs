@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::latency::{Iteration, LatencyRun};
 use super::statistics::{Distribution, count};
+use crate::floor::{Floor, Measure};
 
 /// Percentiles that are reported.
 const PERCENTILES: [u32; 6] = [10, 25, 50, 75, 90, 99];
@@ -25,15 +26,6 @@ pub(crate) struct WorkPerStep {
     pub(crate) operations_per_token: f64,
     /// Multiply-adds of the head, for each row whose logits are wanted.
     pub(crate) operations_per_output: f64,
-}
-
-/// What the machine can do at best, measured in the same minutes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Floor {
-    /// Bytes read from memory.
-    pub(crate) read_bytes_per_second: f64,
-    /// Multiply-adds in the type in which the backend computes.
-    pub(crate) multiply_add_per_second: f64,
 }
 
 /// What sets a floor.
@@ -63,7 +55,7 @@ struct Speed {
 impl Speed {
     /// A phase that took `seconds` for `tokens`, and reads `bytes` and does `operations`.
     fn new(tokens: f64, seconds: f64, bytes: f64, operations: f64, floor: Floor) -> Option<Self> {
-        let memory_seconds = bytes / floor.read_bytes_per_second;
+        let memory_seconds = bytes / floor.bytes_per_second;
         let arithmetic_seconds = operations / floor.multiply_add_per_second;
         let bound = if memory_seconds > arithmetic_seconds { Bound::Memory } else { Bound::Arithmetic };
         let least_seconds = memory_seconds.max(arithmetic_seconds);
@@ -84,7 +76,8 @@ impl Speed {
 pub(crate) struct LatencyReport {
     run: LatencyRun,
     work: WorkPerStep,
-    floor: Floor,
+    /// None of a simulated device, whose times mean nothing.
+    floor: Option<Floor>,
     /// Of each iteration, seconds, in the order in which they ran.
     latencies: Vec<f64>,
     /// Of each iteration that has such a phase.
@@ -94,19 +87,19 @@ pub(crate) struct LatencyReport {
 
 impl LatencyReport {
     /// Holds a run with at least one iteration against the floor.
-    pub(crate) fn new(run: LatencyRun, work: WorkPerStep, floor: Floor) -> Self {
+    pub(crate) fn new(run: LatencyRun, work: WorkPerStep, floor: Option<Floor>) -> Self {
         let sequences = count(run.shape.sequences());
         let prefill = |iteration: &Iteration| {
             let tokens = count(iteration.prefill_tokens);
             let operations = tokens * work.operations_per_token + sequences * work.operations_per_output;
-            Speed::new(tokens, iteration.prefill.as_secs_f64(), work.weight_bytes, operations, floor)
+            Speed::new(tokens, iteration.prefill.as_secs_f64(), work.weight_bytes, operations, floor?)
         };
         let decode = |iteration: &Iteration| {
             let tokens = count(iteration.decode_tokens);
             let bytes = count(iteration.decode_steps) * work.weight_bytes
                 + count(iteration.decode_context_tokens) * work.kv_bytes_per_token;
             let operations = tokens * (work.operations_per_token + work.operations_per_output);
-            Speed::new(tokens, iteration.decode.as_secs_f64(), bytes, operations, floor)
+            Speed::new(tokens, iteration.decode.as_secs_f64(), bytes, operations, floor?)
         };
         Self {
             latencies: run.iterations.iter().map(|iteration| iteration.elapsed.as_secs_f64()).collect(),
@@ -145,6 +138,17 @@ impl LatencyReport {
                 )?;
             }
         }
+        match self.floor {
+            None => writeln!(output, "Note: the device is simulated: its times mean nothing")?,
+            Some(floor) if floor.measure == Measure::CopyAndProduct => writeln!(
+                output,
+                "Floors: {:.2} TB/s and {:.1} TFLOP/s, measured by {}",
+                floor.bytes_per_second / 1e12,
+                2.0 * floor.multiply_add_per_second / 1e12,
+                floor.measure.name()
+            )?,
+            Some(_) => {}
+        }
         if self.run.preemptions > 0 {
             writeln!(
                 output,
@@ -172,8 +176,9 @@ impl LatencyReport {
             "decode": speeds_to_json(&self.decode),
             "preemptions": self.run.preemptions,
             "floor": {
-                "read_bytes_per_second": self.floor.read_bytes_per_second,
-                "multiply_add_per_second": self.floor.multiply_add_per_second,
+                "read_bytes_per_second": self.floor.map(|floor| floor.bytes_per_second),
+                "multiply_add_per_second": self.floor.map(|floor| floor.multiply_add_per_second),
+                "measured_by": self.floor.map(|floor| floor.measure.name()),
                 "weight_bytes": self.work.weight_bytes,
                 "kv_bytes_per_token": self.work.kv_bytes_per_token,
                 "operations_per_token": self.work.operations_per_token,
@@ -227,10 +232,15 @@ mod tests {
         operations_per_token: 400.0,
         operations_per_output: 100.0,
     };
-    const FLOOR: Floor = Floor { read_bytes_per_second: 1000.0, multiply_add_per_second: 1000.0 };
+    const FLOOR: Floor =
+        Floor { bytes_per_second: 1000.0, multiply_add_per_second: 1000.0, measure: Measure::Loops };
 
     /// Two sequences of 10 tokens each, prefilled in 10 s; then two steps of 2 tokens in 4 s.
     fn report(output_len: usize) -> LatencyReport {
+        report_with(output_len, Some(FLOOR))
+    }
+
+    fn report_with(output_len: usize, floor: Option<Floor>) -> LatencyReport {
         let shape = LatencyShape {
             batch_size: 2,
             sequences_per_prompt: 1,
@@ -253,7 +263,7 @@ mod tests {
         LatencyReport::new(
             LatencyRun { shape, iterations: vec![iteration(14), iteration(15)], preemptions: 0 },
             WORK,
-            FLOOR,
+            floor,
         )
     }
 
@@ -289,6 +299,26 @@ Decode: 1.00 tokens/s, 62.0% of the floor of 1.61 tokens/s set by memory bandwid
         );
         assert_eq!(json["octet"]["floor"]["weight_bytes"], 1000.0);
         assert_eq!(json["octet"]["model"], "m");
+    }
+
+    #[test]
+    fn a_gpu_is_told_how_its_floor_was_measured_and_a_simulated_one_has_none() {
+        let text = |floor| {
+            let mut text = Vec::new();
+            report_with(3, floor).write_text(&mut text).expect("memory can be written");
+            String::from_utf8(text).expect("text")
+        };
+        let measured = Floor { measure: Measure::CopyAndProduct, ..FLOOR };
+        let gpu = text(Some(measured));
+        assert!(gpu.contains("82.0% of the floor") && gpu.contains("measured by copying"), "{gpu}");
+        let simulated = text(None);
+        assert!(
+            simulated.contains("its times mean nothing") && !simulated.contains("of the floor"),
+            "{simulated}"
+        );
+        let json = report_with(3, None).to_json(Map::new());
+        assert_eq!(json["octet"]["floor"]["measured_by"], Value::Null);
+        assert_eq!(json["octet"]["decode"], Value::Null);
     }
 
     #[test]

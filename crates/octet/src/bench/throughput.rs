@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use octet_engine::{Engine, Executor, Request, RequestId};
 use octet_text::Tokenizer;
+use octet_tune::LibraryChoice;
 use serde_json::{Map, Value, json};
 
 use super::dataset::{Dataset, Prompt, PromptSource, Sample};
@@ -15,8 +16,9 @@ use super::progress::Progress;
 use super::statistics::count;
 use super::{configuration, progress_bar, sampling, write_json};
 use crate::cli::bench::{DatasetName, PromptForm, ThroughputArgs};
+use crate::device::{self, Chosen};
 use crate::settings::Source;
-use crate::start;
+use crate::start::{self, Ready};
 
 /// Runs `octet bench throughput`.
 ///
@@ -41,17 +43,46 @@ pub(crate) fn run(arguments: &ThroughputArgs) -> Result<()> {
         wanted => dataset.for_warmup().samples(wanted, seed.wrapping_add(1), &prompts)?,
     };
     let prefix_caching = !arguments.engine.no_enable_prefix_caching;
-    let ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+    let work = Samples { warmups: &warmups, samples: &samples };
+    match device::choose(arguments.engine.device)? {
+        Chosen::Cpu => {
+            let ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+            measure(arguments, &source, ready, work)
+        }
+        Chosen::Gpu(gpu) => {
+            let library = LibraryChoice::default();
+            let backend = || device::gpu_backend(gpu, &library, arguments.engine.step_timeout);
+            let ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
+            measure(arguments, &source, ready, work)
+        }
+    }
+}
+
+/// What is run before the measurement, and in it.
+#[derive(Clone, Copy)]
+struct Samples<'a> {
+    warmups: &'a [Sample],
+    samples: &'a [Sample],
+}
+
+/// Runs all samples on a loaded model and reports them.
+fn measure<R: Executor>(
+    arguments: &ThroughputArgs,
+    source: &Source,
+    ready: Ready<R>,
+    Samples { warmups, samples }: Samples<'_>,
+) -> Result<()> {
+    let seed = arguments.engine.seed;
     let precision = ready.precision;
     let mut engine = Engine::new(ready.engine, ready.runner)?;
     let begun = Instant::now();
     let clock = || begun.elapsed();
-    work_off(&mut engine, &warmups, Work { sequences: arguments.n, seed, name: "Warming up" }, &clock)?;
+    work_off(&mut engine, warmups, Work { sequences: arguments.n, seed, name: "Warming up" }, &clock)?;
     let work = Work { sequences: arguments.n, seed, name: "Processed tokens" };
-    let run = work_off(&mut engine, &samples, work, &clock)?;
+    let run = work_off(&mut engine, samples, work, &clock)?;
     run.write_text(&mut io::stdout().lock())?;
     if let Some(path) = &arguments.output_json {
-        write_json(path, &run.to_json(configuration(&source, precision)))?;
+        write_json(path, &run.to_json(configuration(source, precision)))?;
     }
     Ok(())
 }

@@ -85,6 +85,10 @@ pub(crate) struct EngineArgs {
     /// Worker threads; default: one for each physical core that this process may use.
     #[arg(long, value_parser = parse_count, help_heading = "Device", value_name = "COUNT")]
     pub(crate) threads: Option<usize>,
+    /// How long a GPU may take for a step, 60 by default: then requests get 503 and the process ends with a report. 0
+    /// sets no limit.
+    #[arg(long, help_heading = "Device", value_name = "SECONDS")]
+    pub(crate) step_timeout: Option<u64>,
 }
 
 /// Order of waiting requests.

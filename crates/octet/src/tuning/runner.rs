@@ -121,7 +121,8 @@ impl<B: TunableBackend> Executor for TunedRunner<B> {
         if !session.has_work() {
             return Ok(false);
         }
-        let goes_on = session.step(&mut self.runner).map_err(|error| ExecutorError(format!("{error:#}")))?;
+        let goes_on =
+            session.step(&mut self.runner).map_err(|error| ExecutorError::Failed(format!("{error:#}")))?;
         if !goes_on {
             session.summarise();
         }

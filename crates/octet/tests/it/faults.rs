@@ -151,6 +151,7 @@ fn flags_that_cannot_be_followed() {
         (&["--max-num-seqs", "64", "--max-num-batched-tokens", "32"], &["64", "32"]),
         (&["--generation-config", "/nowhere"], &["/nowhere has no generation_config.json"]),
         (&["--max-logprobs", "-2"], &["-2", "-1 (no limit)"]),
+        (&["--device", "cpu", "--step-timeout", "5"], &["--step-timeout 5", "for GPUs"]),
         (&["--revision", "main"], &["--revision main", "Hub id"]),
     ] {
         expect_words(&refusal(folder.path(), options), words);

@@ -84,6 +84,67 @@ fn the_selftest_passes_on_a_simulated_gpu_and_is_a_table() {
         assert!(ended.stdout.contains(line), "{}", ended.stdout);
     }
     assert!(!ended.stdout.contains("WRONG"));
+    assert!(ended.stdout.contains("simulated: its times mean nothing"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_simulated_gpu_is_benchmarked_without_claims() {
+    let variables = simulated("gfx1100");
+    let folder = Checkpoint::llama().write();
+    let model = folder.path().to_str().expect("a path of the test is text");
+    let arguments = [
+        "bench",
+        "latency",
+        "--model",
+        model,
+        "--device",
+        "hip",
+        "--kv-cache-memory-bytes",
+        "4M",
+        "--batch-size",
+        "2",
+        "--input-len",
+        "5",
+        "--output-len",
+        "4",
+        "--num-iters-warmup",
+        "1",
+        "--num-iters",
+        "2",
+    ];
+    let ended = run_with(&arguments, &borrowed(&variables));
+    assert!(ended.status.success(), "{}", ended.stderr);
+    assert!(
+        ended.stdout.contains("Avg latency: ") && ended.stdout.contains("is simulated"),
+        "{}",
+        ended.stdout
+    );
+    assert!(!ended.stdout.contains("of the floor"), "{}", ended.stdout);
+    assert!(ended.stderr.contains("self-test: weights in "), "{}", ended.stderr);
+}
+
+#[test]
+fn a_kernel_that_never_ends_ends_the_process_with_a_report() {
+    let folder = Checkpoint::llama().write();
+    let mut variables = simulated("gfx1100").to_vec();
+    // Some step of the first request; the self-test and the steps before it pass.
+    variables.push(("OCTET_HIPSIM_HANG", "embed:3".to_owned()));
+    let options = ["--device", "hip", "--served-model-name", "tiny", "--step-timeout", "10"];
+    let server = Server::start_with(folder.path(), &options, &borrowed(&variables));
+    let body =
+        json!({"model": "tiny", "prompt": "ab", "max_tokens": 40, "temperature": 0, "ignore_eos": true});
+    let (status, answer) = server.post("/v1/completions", &body);
+    assert_eq!(status, 503, "{answer}");
+    assert_eq!(server.request("GET", "/health", b"").0, 503);
+    assert_eq!(server.post("/v1/completions", &body).0, 503);
+    let (status, said) = server.ended();
+    assert_eq!(status.code(), Some(1), "{said:?}");
+    let last = said.last().expect("it said why");
+    for part in
+        ["did not finish within 10 s", "gfx1100", "with 1 rows of 1 sequences, the longest of 4 tokens"]
+    {
+        assert!(last.contains(part), "{part} in {last}");
+    }
 }
 
 /// Rows of a results file.

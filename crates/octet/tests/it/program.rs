@@ -226,10 +226,15 @@ impl Server {
     }
 
     /// Asks the server to stop, as a service manager does, and returns how it ended and what it said last.
-    pub(crate) fn stop(mut self) -> (ExitStatus, Vec<String>) {
+    pub(crate) fn stop(self) -> (ExitStatus, Vec<String>) {
         let killed =
             Command::new("kill").arg(self.child.id().to_string()).status().expect("kill is everywhere");
         assert!(killed.success());
+        self.ended()
+    }
+
+    /// Waits for the server's own end, and returns how it ended and what it said last.
+    pub(crate) fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let status = wait(&mut self.child);
         let lines = self.lines.lock().expect("no reader panics");
         (status, lines.try_iter().collect())

@@ -8,11 +8,12 @@
 //!
 //! - `plan`: which tiles, for which worker;
 //! - `tile`: a tile from its queries to its output;
-//! - `micro`: the two inner products;
+//! - `micro`: the two inner products in vectors; `matrix`: the same in matrix tiles;
 //! - `softmax`: weights of a partition, and joining partitions;
 //! - `kept`: where the pieces of a split tile meet.
 
 mod kept;
+mod matrix;
 mod micro;
 mod plan;
 mod softmax;

@@ -8,11 +8,13 @@ use super::super::cache::{Layout, PANEL};
 use super::super::rows::SharedRows;
 use super::super::storage::Storage;
 use super::kept::Kept;
+use super::matrix::{self, PackQueries, Panels, TileScores, TileSums};
 use super::micro::{self, MOST_DIRECT_ROWS, Prefetch, ROW_COUNTS, Scores, Values, Widen};
 use super::plan::{MAX_ROWS, PARTITION, Piece, visible};
 use super::softmax::{Merge, RowState, Softmax};
 use crate::isa::Isa;
 use crate::memory::AlignedBuffer;
+use crate::simd::tiles::TILE_ROWS;
 
 /// Rows of a tile after its groups are rounded up.
 pub(super) const MAX_PADDED_ROWS: usize = MAX_ROWS + 8;
@@ -27,8 +29,10 @@ pub(crate) struct Scratch {
     part: AlignedBuffer<f32>,
     /// Sums over the partitions so far.
     total: AlignedBuffer<f32>,
-    /// A panel of keys or values as `f32`.
+    /// A panel of keys or values as `f32`, or several in tiles.
     widened: AlignedBuffer<f32>,
+    /// Weights in tiles.
+    rounded: AlignedBuffer<f32>,
 }
 
 impl Scratch {
@@ -38,12 +42,14 @@ impl Scratch {
     /// No memory.
     pub(crate) fn allocate(padded_head_dim: usize) -> Result<Self, BackendError> {
         let sums = MAX_PADDED_ROWS * padded_head_dim;
+        let in_tiles = matrix::widened_floats(padded_head_dim);
         Ok(Self {
-            queries: AlignedBuffer::zeroed(sums)?,
+            queries: AlignedBuffer::zeroed(sums.max(matrix::query_floats(MAX_ROWS, padded_head_dim)))?,
             scores: AlignedBuffer::zeroed(MAX_PADDED_ROWS * PARTITION)?,
             part: AlignedBuffer::zeroed(sums)?,
             total: AlignedBuffer::zeroed(sums)?,
-            widened: AlignedBuffer::zeroed(PANEL * padded_head_dim)?,
+            widened: AlignedBuffer::zeroed(in_tiles.max(PANEL * padded_head_dim))?,
+            rounded: AlignedBuffer::zeroed(matrix::weight_floats(MAX_ROWS))?,
         })
     }
 }
@@ -91,14 +97,28 @@ struct RowGroup {
     first: usize,
     /// Rows that count.
     rows: usize,
-    /// Rows computed, one of [`ROW_COUNTS`].
+    /// Rows computed: one of [`ROW_COUNTS`], or whole tiles.
     size: usize,
     /// Rows computed in the groups before.
     base: usize,
 }
 
-/// Cuts the rows of a tile into groups of at most `at_once`.
-fn row_groups(rows: usize, at_once: usize) -> impl Iterator<Item = RowGroup> + Clone {
+/// Rows that vectors compute for so many that count.
+fn compiled_size(rows: usize) -> usize {
+    ROW_COUNTS.into_iter().find(|&size| size >= rows).unwrap_or(rows)
+}
+
+/// Rows that matrix tiles have room for.
+fn whole_tiles(rows: usize) -> usize {
+    rows.next_multiple_of(TILE_ROWS)
+}
+
+/// Cuts the rows of a tile into groups of at most `at_once`, of which `size` says how many rows are computed.
+fn row_groups(
+    rows: usize,
+    at_once: usize,
+    size: fn(usize) -> usize,
+) -> impl Iterator<Item = RowGroup> + Clone {
     let mut next = RowGroup { first: 0, rows: 0, size: 0, base: 0 };
     std::iter::from_fn(move || {
         next.first += next.rows;
@@ -111,9 +131,23 @@ fn row_groups(rows: usize, at_once: usize) -> impl Iterator<Item = RowGroup> + C
             _ if left > at_once => left.div_ceil(2),
             _ => left,
         };
-        next.size = ROW_COUNTS.into_iter().find(|&size| size >= next.rows).unwrap_or(next.rows);
+        next.size = size(next.rows);
         Some(next)
     })
+}
+
+/// Where a layout has the keys or the values of a block's head and panel.
+type PanelPlace = fn(&Layout, u32, usize, usize) -> usize;
+
+/// How products are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Vectors; panels are widened in registers: few rows in one group.
+    Direct,
+    /// Vectors; each panel is widened once, for many rows.
+    Widened,
+    /// Matrix tiles; all rows are one group.
+    Tiles,
 }
 
 /// A tile at work: one piece of it, for one KV head. The last piece of a tile writes its output.
@@ -124,8 +158,7 @@ pub(super) struct Tile<'a, K: Storage> {
     piece: &'a Piece,
     head: usize,
     scratch: &'a mut Scratch,
-    /// Whether panels are widened in registers: few rows in one group.
-    direct: bool,
+    way: Way,
     /// Panels of the sequence that the tile sees.
     panels: usize,
 }
@@ -140,10 +173,16 @@ impl<'a, K: Storage> Tile<'a, K> {
     ) -> Self {
         let sequence = operands.batch.sequences[piece.sequence];
         let table = operands.batch.block_table(&sequence);
-        let direct = piece.rows.len() <= MOST_DIRECT_ROWS.min(operands.rows_at_once);
+        let way = if K::ON_TILES && operands.isa.has_tiles() {
+            Way::Tiles
+        } else if piece.rows.len() <= MOST_DIRECT_ROWS.min(operands.rows_at_once) {
+            Way::Direct
+        } else {
+            Way::Widened
+        };
         let last_row = (piece.rows.end - 1) / operands.group();
         let panels = (sequence.computed + last_row + 1).div_ceil(PANEL);
-        Self { operands, sequence, table, piece, head, scratch, direct, panels }
+        Self { operands, sequence, table, piece, head, scratch, way, panels }
     }
 
     /// Computes the piece.
@@ -178,7 +217,11 @@ impl<'a, K: Storage> Tile<'a, K> {
     }
 
     fn row_groups(&self) -> impl Iterator<Item = RowGroup> + Clone + use<K> {
-        row_groups(self.piece.rows.len(), self.operands.rows_at_once)
+        let rows = self.piece.rows.len();
+        if self.way == Way::Tiles {
+            return row_groups(rows, MAX_ROWS, whole_tiles);
+        }
+        row_groups(rows, self.operands.rows_at_once, compiled_size)
     }
 
     /// The positions that a row of the tile sees.
@@ -193,18 +236,39 @@ impl<'a, K: Storage> Tile<'a, K> {
         (self.sequence.first_row + row / group, self.head * group + row % group)
     }
 
-    /// Lays the queries out as the inner product reads them, `[head_dim, rows]` for each group.
+    /// The query of a row of the tile, `[head_dim]`.
+    fn query(&self, row: usize) -> &'a [f32] {
+        let operands = self.operands;
+        let (batch_row, query_head) = self.place(row);
+        let start = batch_row * operands.qkv_width + query_head * operands.layout.head_dim;
+        &operands.qkv[start..start + operands.layout.head_dim]
+    }
+
+    /// Factor on the products of queries and keys as they are kept.
+    fn score_factor(&self) -> f32 {
+        self.operands.attention.scale * self.operands.scale.key
+    }
+
+    /// Factor on weights, which values that are loaded with a factor of their own need.
+    fn weight_factor(&self) -> f32 {
+        if self.way == Way::Tiles { 1.0 } else { K::BEFORE }
+    }
+
+    /// Lays the queries out as the inner product reads them, `[head_dim, rows]` for each group, or tiles.
     fn pack_queries(&mut self) {
+        if self.way == Way::Tiles {
+            for row in 0..self.piece.rows.len() {
+                let (query, factor) = (self.query(row), self.score_factor());
+                let target = &mut self.scratch.queries;
+                self.operands.isa.run_beside_tiles(PackQueries { query, factor, row, target });
+            }
+            return;
+        }
         let head_dim = self.operands.layout.head_dim;
         for group in self.row_groups() {
-            let packed = &mut self.scratch.queries[group.base * head_dim..][..group.size * head_dim];
             for row in 0..group.rows {
-                let position = self.piece.rows.start + group.first + row;
-                let heads = self.operands.group();
-                let batch_row = self.sequence.first_row + position / heads;
-                let query_head = self.head * heads + position % heads;
-                let start = batch_row * self.operands.qkv_width + query_head * head_dim;
-                let query = &self.operands.qkv[start..start + head_dim];
+                let query = self.query(group.first + row);
+                let packed = &mut self.scratch.queries[group.base * head_dim..][..group.size * head_dim];
                 for (slot, &value) in packed[row..].iter_mut().step_by(group.size).zip(query) {
                     *slot = value * K::BEFORE;
                 }
@@ -213,7 +277,7 @@ impl<'a, K: Storage> Tile<'a, K> {
     }
 
     /// Start of the keys or values of a panel of the sequence.
-    fn panel(&self, panel: usize, place: fn(&Layout, u32, usize, usize) -> usize) -> *const K::Element {
+    fn panel(&self, panel: usize, place: PanelPlace) -> *const K::Element {
         let layout = &self.operands.layout;
         let in_block = layout.block_size / PANEL;
         let start = place(layout, self.table[panel / in_block], self.head, panel % in_block);
@@ -221,7 +285,7 @@ impl<'a, K: Storage> Tile<'a, K> {
     }
 
     /// Asks for a panel that will be read soon: keys or values, whose panels have the same size but for padding.
-    fn prefetch(&self, panel: usize, place: fn(&Layout, u32, usize, usize) -> usize) {
+    fn prefetch(&self, panel: usize, place: PanelPlace) {
         if panel < self.panels {
             let bytes = PANEL * self.operands.layout.head_dim * size_of::<K::Element>();
             self.operands.isa.run(Prefetch { start: self.panel(panel, place).cast(), bytes });
@@ -237,10 +301,10 @@ impl<'a, K: Storage> Tile<'a, K> {
             return states.fill(RowState::EMPTY);
         }
         let panels = start / PANEL..end.div_ceil(PANEL);
-        if self.direct {
-            self.scores_direct(panels.clone());
-        } else {
-            self.scores_widened(panels.clone());
+        match self.way {
+            Way::Direct => self.scores_direct(panels.clone()),
+            Way::Widened => self.scores_widened(panels.clone()),
+            Way::Tiles => self.scores_in_tiles(panels.clone()),
         }
         for group in self.row_groups() {
             for row in 0..group.rows {
@@ -254,20 +318,23 @@ impl<'a, K: Storage> Tile<'a, K> {
                     stride: group.size * PANEL,
                     panels: panels.len(),
                     visible,
-                    factor: K::BEFORE,
+                    factor: self.weight_factor(),
                 });
             }
         }
-        self.weighted_sums(start..end, panels, sums);
+        match self.way {
+            Way::Direct | Way::Widened => self.weighted_sums(start..end, panels, sums),
+            Way::Tiles => self.sums_in_tiles(start..end, panels, sums),
+        }
     }
 
     fn score_operands(&mut self, group: RowGroup, panel: usize) -> Scores {
-        let Operands { layout, attention, scale, .. } = self.operands;
+        let layout = self.operands.layout;
         let scores = group.base * PARTITION + panel * group.size * PANEL;
         Scores {
             queries: self.scratch.queries[group.base * layout.head_dim..].as_ptr(),
             head_dim: layout.head_dim,
-            factor: attention.scale * scale.key * K::AFTER,
+            factor: self.score_factor() * K::AFTER,
             scores: self.scratch.scores[scores..].as_mut_ptr(),
         }
     }
@@ -329,12 +396,12 @@ impl<'a, K: Storage> Tile<'a, K> {
             let tokens = tokens.start.max(origin) - origin..tokens.end.min(origin + PANEL) - origin;
             let source = self.panel(panel, Layout::value_panel);
             let ahead = panel + PANELS_AHEAD;
-            if self.direct {
+            if self.way == Way::Direct {
                 // After the last values come the next partition's keys.
                 let place = if ahead < panels.end { Layout::value_panel } else { Layout::key_panel };
                 self.prefetch(ahead, place);
             }
-            let widened = (!self.direct).then(|| self.widen(source, padded));
+            let widened = (self.way == Way::Widened).then(|| self.widen(source, padded));
             for group in self.row_groups() {
                 let weights = group.base * PARTITION + (panel - panels.start) * group.size * PANEL;
                 let weights = self.scratch.scores[weights..].as_ptr();
@@ -357,6 +424,58 @@ impl<'a, K: Storage> Tile<'a, K> {
                 }
             }
         }
+    }
+
+    /// The panels of a partition, and after them the ones that will be read next.
+    fn panels(
+        &self,
+        panels: Range<usize>,
+        place: PanelPlace,
+        next: (usize, PanelPlace),
+    ) -> Panels<K::Element> {
+        let (next_panel, next_place) = next;
+        let mut result = Panels { starts: [std::ptr::null(); _], count: panels.len() };
+        for (index, start) in result.starts.iter_mut().enumerate() {
+            let after = (index + panels.start).checked_sub(panels.end).map(|offset| next_panel + offset);
+            match after {
+                None => *start = self.panel(panels.start + index, place),
+                Some(after) if after < self.panels => *start = self.panel(after, next_place),
+                Some(_) => {}
+            }
+        }
+        result
+    }
+
+    fn scores_in_tiles(&mut self, panels: Range<usize>) {
+        let Some(group) = self.row_groups().next() else { return };
+        let keys = self.panels(panels.clone(), Layout::key_panel, (panels.start, Layout::value_panel));
+        let kernel = TileScores::<K> {
+            queries: self.scratch.queries.as_ptr(),
+            rows: group.size,
+            head_dim: self.operands.layout.head_dim,
+            keys: &keys,
+            scores: self.scratch.scores.as_mut_ptr(),
+            widened: self.scratch.widened.as_mut_ptr(),
+        };
+        self.operands.isa.run_tiles(group.rows.min(TILE_ROWS), kernel);
+    }
+
+    fn sums_in_tiles(&mut self, tokens: Range<usize>, panels: Range<usize>, sums: *mut f32) {
+        let Some(group) = self.row_groups().next() else { return };
+        let values = self.panels(panels.clone(), Layout::value_panel, (panels.end, Layout::key_panel));
+        let origin = panels.start * PANEL;
+        let kernel = TileSums::<K> {
+            weights: self.scratch.scores.as_ptr(),
+            rows: group.size,
+            values: &values,
+            starts_odd: panels.start % 2 == 1,
+            tokens: tokens.start - origin..tokens.end - origin,
+            tiles: self.operands.tiles(),
+            sums,
+            rounded: self.scratch.rounded.as_mut_ptr(),
+            widened: self.scratch.widened.as_mut_ptr(),
+        };
+        self.operands.isa.run_tiles(group.rows.min(TILE_ROWS), kernel);
     }
 
     /// Joins a partition's sums to the total.
@@ -388,8 +507,8 @@ impl<'a, K: Storage> Tile<'a, K> {
                 let columns = query_head * layout.head_dim..(query_head + 1) * layout.head_dim;
                 // SAFETY: each row and head of the output belongs to one tile.
                 let output = unsafe { self.operands.output.part(batch_row, columns) };
-                let factor =
-                    K::AFTER * self.operands.scale.value * (K::BEFORE / totals[group.base + row].sum);
+                let weights = if self.way == Way::Tiles { 1.0 } else { K::AFTER * K::BEFORE };
+                let factor = weights * self.operands.scale.value / totals[group.base + row].sum;
                 let start = group.base * layout.padded_head_dim + row * PANEL;
                 let sums = self.scratch.total[start..].chunks(group.size * PANEL);
                 for (output, sums) in output.chunks_mut(PANEL).zip(sums) {
@@ -411,7 +530,7 @@ mod tests {
         for at_once in [6, 12] {
             for rows in 1..=MAX_ROWS {
                 let mut next = RowGroup { first: 0, rows: 0, size: 0, base: 0 };
-                for group in row_groups(rows, at_once) {
+                for group in row_groups(rows, at_once, compiled_size) {
                     assert_eq!((group.first, group.base), (next.first + next.rows, next.base + next.size));
                     assert!(ROW_COUNTS.contains(&group.size) && group.size >= group.rows);
                     assert!(group.size <= at_once);

@@ -14,11 +14,10 @@ use super::plan::rows_per_block;
 use super::schedule::Schedule;
 use super::weight::{Encoding, PackedLinear};
 use super::{FRESH_FLOATS, LinearContext, Parts, WIDE_FLOATS, WORTH_A_FORK};
-use crate::isa::{Isa, Level};
 use crate::simd::tiles::{
     GROUP_CODES, ROW_BYTES, TILE_COLUMNS, TILE_FLOATS, TILE_ROWS, TileDot, TileKernel, TileOperands,
 };
-use crate::simd::{LANES, PairDot, PairKernel, Portable, Simd};
+use crate::simd::{LANES, PairDot, PairKernel, Simd};
 
 /// Bytes that are asked for at once.
 const CACHE_LINE: usize = 64;
@@ -61,18 +60,6 @@ impl Rows {
     }
 }
 
-/// Runs a task on the tiles that a set has.
-fn run(isa: Isa, task: MatrixTask<'_>) {
-    let rows = task.rows.count.min(TILE_ROWS);
-    match isa.level() {
-        #[cfg(test)]
-        Level::PortableTiles => Portable.run_tiles(rows, task),
-        #[cfg(target_arch = "x86_64")]
-        Level::Amx(simd) => simd.run_tiles(rows, task),
-        _ => unreachable!("weights are packed for tiles where there are tiles"),
-    }
-}
-
 /// Arranges a block's inputs in the scratch memory: blocks of columns, in each tile of rows after tile of rows, in each
 /// tile of columns after tile of columns, as bfloat16.
 fn arrange(
@@ -93,11 +80,7 @@ fn arrange(
         let target = unsafe { target.part(start, TILE_ROWS * steps.len()) };
         let first_column = 2 * steps.start;
         let arrange = Arrange { values, columns: weight.columns(), rows, tile, first_column, target };
-        match isa.level() {
-            #[cfg(target_arch = "x86_64")]
-            Level::Amx(simd) => simd.vectors().run_pairs(arrange),
-            _ => Portable.run_pairs(arrange),
-        }
+        isa.run_beside_tiles(arrange);
     };
     let tasks = weight.blocks(width) * rows.tiles();
     if values.len() < WORTH_A_FORK {
@@ -151,7 +134,8 @@ fn round<S: PairDot>(simd: S, source: &[f32; TILE_COLUMNS], target: &mut [f32]) 
     assert_eq!(size_of_val(target), ROW_BYTES);
     // SAFETY: there are thirty-two values, and the target has 64 bytes.
     unsafe {
-        simd.store_bits(target.as_mut_ptr().cast(), simd.round_to_bf16(source.as_ptr()));
+        let (first, second) = (simd.load(source.as_ptr()), simd.load(source[LANES..].as_ptr()));
+        simd.store_bits(target.as_mut_ptr().cast(), simd.round_to_bf16(first, second));
     }
 }
 
@@ -173,7 +157,8 @@ fn multiply(
         let (wide, sums) = unsafe { memory.of(worker) };
         let first_panel = index * per_task;
         let panels = per_task.min(weight.panels - first_panel);
-        run(isa, MatrixTask { weight, schedule, first_panel, panels, rows, input, wide, sums: &mut *sums });
+        let task = MatrixTask { weight, schedule, first_panel, panels, rows, input, wide, sums: &mut *sums };
+        isa.run_tiles(rows.count.min(TILE_ROWS), task);
         isa.run(FinishedSums {
             weight,
             first_panel,

@@ -333,15 +333,4 @@ impl Isa {
             Level::Avx512Bf16(_) | Level::Amx(_) => true,
         }
     }
-
-    /// Whether they are multiplied in matrix tiles.
-    pub(super) fn has_tiles(self) -> bool {
-        match self.level() {
-            #[cfg(test)]
-            Level::PortableTiles => true,
-            #[cfg(target_arch = "x86_64")]
-            Level::Amx(_) => true,
-            _ => false,
-        }
-    }
 }

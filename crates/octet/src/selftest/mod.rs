@@ -1,6 +1,11 @@
-//! `octet selftest`: every operation on the user's device against the scalar reference, with its error and its time.
+//! `octet selftest`: every operation on the user's device against the scalar reference, with its error, its time and the
+//! part of that which the device's own floor would take.
 //!
 //! It is how a device is brought up that nobody here has: its table is what belongs into a report of a fault.
+//! `startup.rs` is the short form that every model goes through before it serves.
+
+mod speed;
+pub(crate) mod startup;
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +22,7 @@ use octet_tune::LibraryChoice;
 
 use crate::cli::Device;
 use crate::device::{self, Chosen};
+use crate::floor::Floor;
 use crate::{report, settings};
 
 /// Input and output features of linears.
@@ -37,9 +43,18 @@ const REPETITIONS: u32 = 5;
 /// One line of the table.
 struct Line {
     name: String,
-    /// The largest difference, relative to the largest expected value.
-    error: f32,
+    /// The largest difference, relative to the largest expected value; nothing if only the time was asked for.
+    error: Option<f32>,
     time: Duration,
+    work: Work,
+}
+
+/// What an operation has to do at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Work {
+    /// Bytes read and written, each operand once.
+    bytes: f64,
+    multiply_adds: f64,
 }
 
 /// An operation with its shape. Its numbers follow from it, the same on every device.
@@ -58,21 +73,46 @@ enum Case {
 /// The device is not there, an operation failed, or its results are wrong.
 pub(crate) fn run(wanted: Device) -> Result<()> {
     match device::choose(wanted)? {
-        Chosen::Cpu => test(&mut CpuBackend::new(&settings::cpu_with_threads(None)?)?),
-        Chosen::Gpu(device) => test(&mut device::gpu_backend(device, &LibraryChoice::default())?),
+        Chosen::Cpu => {
+            let options = settings::cpu_with_threads(None)?;
+            let mut device = CpuBackend::new(&options)?;
+            report::device(&device.info());
+            let lines = test(&mut device)?;
+            // The workers are free for the measurement.
+            drop(device);
+            conclude(&lines, Some(Floor::of_cpu(&options)?))
+        }
+        Chosen::Gpu(gpu) => {
+            let mut device = device::gpu_backend(gpu.clone(), &LibraryChoice::default(), None)?;
+            report::device(&device.info());
+            let mut lines = test(&mut device)?;
+            if !gpu.is_simulated() {
+                lines.extend(speed::lines(&mut device)?);
+            }
+            drop(device);
+            conclude(&lines, Floor::of_gpu(&gpu)?)
+        }
     }
 }
 
-fn test<B: Backend>(device: &mut B) -> Result<()> {
-    report::device(&device.info());
+/// Holds every operation against the reference.
+fn test<B: Backend>(device: &mut B) -> Result<Vec<Line>> {
+    // What an activation takes.
+    let activation_bytes = if device.info().kind == "cpu" { 4.0 } else { 2.0 };
     let mut reference = ReferenceBackend::new();
     let mut lines = Vec::new();
     for (name, case) in cases() {
         let (expected, _) = case.run(&mut reference, 1)?;
         let (found, time) = case.run(device, REPETITIONS)?;
-        lines.push(Line { name, error: relative_error(&found, &expected), time });
+        let error = Some(relative_error(&found, &expected));
+        lines.push(Line { name, error, time, work: case.work(activation_bytes) });
     }
-    print(&lines);
+    Ok(lines)
+}
+
+/// Prints the table; an error if something in it is wrong.
+fn conclude(lines: &[Line], floor: Option<Floor>) -> Result<()> {
+    report::result(&table(lines, floor));
     let wrong = lines.iter().filter(|line| !line.is_right()).count();
     if wrong > 0 {
         bail!("{wrong} of {} results are wrong: this device must not serve", lines.len());
@@ -123,18 +163,35 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
 impl Line {
     /// NaN is not.
     fn is_right(&self) -> bool {
-        self.error < ALLOWED
+        self.error.is_none_or(|error| error < ALLOWED)
     }
 }
 
-fn print(lines: &[Line]) {
-    let mut text = format!("{:62} {:>10} {:>12}\n", "operation", "error", "time");
-    for line in lines {
-        let verdict = if line.is_right() { "" } else { "  WRONG" };
-        let time_us = line.time.as_secs_f64() * 1e6;
-        text.push_str(&format!("{:62} {:>10.2e} {time_us:>9.1} us{verdict}\n", line.name, line.error));
+/// The lines, each with its part of the floor. Without one, as on a simulated device, times mean nothing and are left out.
+fn table(lines: &[Line], floor: Option<Floor>) -> String {
+    let mut text = format!("{:62} {:>10} {:>12} {:>8}\n", "operation", "error", "time", "floor");
+    for Line { name, error, time, work } in lines {
+        let verdict = if error.is_none_or(|error| error < ALLOWED) { "" } else { "  WRONG" };
+        let error = error.map_or_else(|| "-".to_owned(), |error| format!("{error:.2e}"));
+        let (mut time_text, mut share_text) = ("-".to_owned(), "-".to_owned());
+        if let Some(floor) = floor {
+            let seconds = time.as_secs_f64();
+            let share = floor.seconds(work.bytes, work.multiply_adds) / seconds;
+            time_text = format!("{:.1} us", seconds * 1e6);
+            share_text = format!("{:.1}%", 100.0 * share);
+        }
+        text.push_str(&format!("{name:62} {error:>10} {time_text:>12} {share_text:>8}{verdict}\n"));
     }
-    report::result(&text);
+    match floor {
+        Some(floor) => text.push_str(&format!(
+            "floor: {:.3} TB/s and {:.2} TFLOP/s, measured by {}; small operations take longer to start than to run\n",
+            floor.bytes_per_second / 1e12,
+            2.0 * floor.multiply_add_per_second / 1e12,
+            floor.measure.name()
+        )),
+        None => text.push_str("the device is simulated: its times mean nothing and are left out\n"),
+    }
+    text
 }
 
 /// Numbers from -1 to 1 (splitmix64), representable in 16 bits, so that their rounding is no part of the error.
@@ -172,6 +229,13 @@ fn begin<B: Backend>(device: &mut B, computed: usize, rows: usize) -> Result<(),
     device.begin_step(&batch)
 }
 
+/// Begins a step of so many rows, for operations that need no cache.
+fn begin_rows<B: Backend>(device: &mut B, rows: usize) -> Result<(), BackendError> {
+    let mut batch = Batch::default();
+    batch.push_sequence(&vec![0; rows], 0, &(1..=rows.div_ceil(BLOCK_SIZE) as u32).collect::<Vec<u32>>());
+    device.begin_step(&batch)
+}
+
 /// Runs `start` some times and waits; the time of each, and what `output` then holds.
 fn timed<B: Backend>(
     device: &mut B,
@@ -193,6 +257,29 @@ fn timed<B: Backend>(
 }
 
 impl Case {
+    /// What it has to do at least, with activations of so many bytes.
+    fn work(&self, activation_bytes: f64) -> Work {
+        match *self {
+            Self::Norm { rows } => {
+                // The residual is read, and the weight; the output is written.
+                let bytes = (rows * NORM_COLUMNS) as f64 * (4.0 + activation_bytes);
+                Work { bytes: bytes + 4.0 * NORM_COLUMNS as f64, multiply_adds: 0.0 }
+            }
+            Self::Linear { rows, usage, data_type, .. } => {
+                let parts = if usage == LinearUse::Gated { 2 } else { 1 };
+                linear_work((rows, FEATURES.0, parts * FEATURES.1), data_type, activation_bytes)
+            }
+            Self::Attention { data_type, context, rows } => {
+                let cached = ((context + rows) * 2 * KV_HEADS * HEAD_DIM * data_type.bytes()) as f64;
+                let moved = (rows * 2 * QUERY_HEADS * HEAD_DIM) as f64 * activation_bytes;
+                // Of the step's own tokens each sees those before it: half of them, on average.
+                let seen = rows as f64 * (context as f64 + (rows as f64 + 1.0) / 2.0);
+                let multiply_adds = seen * (2 * QUERY_HEADS * HEAD_DIM) as f64;
+                Work { bytes: cached + moved, multiply_adds }
+            }
+        }
+    }
+
     fn run<B: Backend>(
         &self,
         device: &mut B,
@@ -222,6 +309,17 @@ fn norm<B: Backend>(
     timed(device, repetitions, &mut output, rows, |device, output| {
         device.rms_norm(RmsNorm { input: &mut input, add: None, weight: &weight, epsilon: 1e-5, output })
     })
+}
+
+/// The work of a product `[rows, columns] x features`.
+fn linear_work(
+    (rows, columns, features): (usize, usize, usize),
+    data_type: DataType,
+    activation_bytes: f64,
+) -> Work {
+    let weights = (columns * features * data_type.bytes()) as f64;
+    let moved = (rows * (columns + features)) as f64 * activation_bytes;
+    Work { bytes: weights + moved, multiply_adds: (rows * columns) as f64 * features as f64 }
 }
 
 fn linear<B: Backend>(
@@ -325,8 +423,30 @@ mod tests {
         assert!(relative_error(&[1.0, 2.5], &[1.0, 2.0]) == 0.25);
         assert!(relative_error(&[1.0, f32::NAN, 1.0], &[1.0, 2.0, 1.0]).is_nan());
         assert!(relative_error(&[1.0], &[1.0, 2.0]).is_nan());
-        let line = |error| Line { name: String::new(), error, time: Duration::ZERO };
+        let line = |error| Line {
+            name: String::new(),
+            error: Some(error),
+            time: Duration::ZERO,
+            work: Work::default(),
+        };
         assert!(line(0.001).is_right() && !line(0.1).is_right() && !line(f32::NAN).is_right());
+        assert!(Line { error: None, ..line(0.0) }.is_right());
+    }
+
+    #[test]
+    fn times_are_held_against_the_floor_and_left_out_without_one() {
+        let work = linear_work((2, 100, 50), DataType::BF16, 2.0);
+        assert_eq!(work, Work { bytes: 10_000.0 + 600.0, multiply_adds: 10_000.0 });
+        let line =
+            Line { name: "linear".to_owned(), error: Some(0.5), time: Duration::from_micros(100), work };
+        let measure = crate::floor::Measure::CopyAndProduct;
+        let floor = Floor { bytes_per_second: 212e6, multiply_add_per_second: 1e12, measure };
+        let measured = table(std::slice::from_ref(&line), Some(floor));
+        assert!(measured.contains("100.0 us    50.0%  WRONG"), "{measured}");
+        assert!(measured.contains("measured by copying"), "{measured}");
+        let simulated = table(&[line], None);
+        assert!(simulated.contains("WRONG") && simulated.contains("simulated"), "{simulated}");
+        assert!(!simulated.contains(" us"), "{simulated}");
     }
 
     #[test]
