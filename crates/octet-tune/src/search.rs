@@ -1,7 +1,8 @@
 //! The search for the best solution of one problem, in steps of one run each.
 //!
 //! 1. Every solution runs once and its numbers are held against the default's; one that differs is refused. Then it is
-//!    timed a few times, and dropped if even its best time is far from the best of all.
+//!    timed a few times, and dropped if even its best time is far from the best of all. Where a library has a thousand
+//!    solutions, half of the time is for this pass: those that it names first are those that it thinks fastest.
 //! 2. What is left takes turns, so that a machine that slows down slows all of them, on operands that are not in a
 //!    cache. After some rounds, whoever is clearly behind leaves. It ends when one is left, when two cannot be told
 //!    apart, or at a limit.
@@ -165,6 +166,8 @@ pub(crate) struct Search {
     share_end: Duration,
     /// When it must end.
     deadline: Duration,
+    /// After this the first pass looks at no further solution, if it has seen as many as the second takes.
+    first_pass_end: Duration,
     phase: Phase,
     /// Empty until it begins.
     candidates: Vec<Candidate>,
@@ -190,6 +193,7 @@ impl Search {
             settings,
             share_end,
             deadline,
+            first_pass_end: deadline,
             phase: Phase::Begin,
             candidates: Vec::new(),
             expected: Vec::new(),
@@ -217,8 +221,12 @@ impl Search {
                 if self.candidates.is_empty() {
                     return Ok(SearchStep::TooSlow);
                 }
+                self.first_pass_end = now + self.share_end.min(self.deadline).saturating_sub(now) / 2;
                 self.phase = Phase::Check(0);
                 Ok(SearchStep::Ran)
+            }
+            Phase::Check(index) if index >= FINALISTS && now >= self.first_pass_end => {
+                Ok(self.begin_second_pass())
             }
             Phase::Check(index) => self.check(device, index),
             Phase::Quick(index) => self.quick(device, index),
@@ -306,6 +314,11 @@ impl Search {
             self.phase = Phase::Check(index + 1);
             return SearchStep::Ran;
         }
+        self.begin_second_pass()
+    }
+
+    /// Lets the best of the first pass take turns.
+    fn begin_second_pass(&mut self) -> SearchStep {
         let best = self.best_quick();
         let mut finalists: Vec<(f64, usize)> = Vec::new();
         for (index, candidate) in self.candidates.iter_mut().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use octet_tune::{TunerStep, TuningLimits, TuningSettings};
+use octet_tune::{TunerStep, TuningLimits, TuningSettings, Verdict};
 
 use crate::fake::{Fake, drain, problem, solution};
 
@@ -128,4 +128,16 @@ fn a_step_is_one_run_at_most() {
         tuner.step(&mut device).unwrap();
         assert!(device.turns.len() <= before + 1);
     }
+}
+
+#[test]
+fn a_thousand_solutions_leave_time_to_compare_the_best() {
+    let mut solutions = vec![solution("Default", |_| 1000), solution("Better", |_| 700)];
+    solutions.resize(1000, solution("Other", |_| 1300));
+    let mut device = Fake::new(solutions);
+    let outcome = device.tune(limited(|limits| limits.problem = 100 * MS)).unwrap();
+    assert_eq!((outcome.solution.as_str(), outcome.is_complete), ("Better", true));
+    let untried = outcome.all.iter().filter(|one| one.verdict == Verdict::Untried).count();
+    assert!(untried > 900, "{untried}");
+    assert!(device.clock.now() < 102 * MS, "{:?}", device.clock.now());
 }
