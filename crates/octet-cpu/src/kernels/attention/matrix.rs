@@ -60,14 +60,19 @@ pub(super) struct Panels<E> {
 }
 
 impl<E> Panels<E> {
-    /// Asks for a part of the panel that comes [`AHEAD`] of this one.
+    /// A place of a panel, and the same of the one that comes [`AHEAD`] of it.
     #[inline(always)]
-    fn ask_ahead<S: Simd>(&self, simd: S, panel: usize, elements: Range<usize>) {
-        let start = self.starts[panel + AHEAD].wrapping_add(elements.start).cast::<u8>();
-        for offset in (0..elements.len() * size_of::<E>()).step_by(64) {
-            simd.prefetch(start.wrapping_add(offset));
-        }
+    fn place(&self, panel: usize, element: usize) -> Source<E> {
+        let start = self.starts[panel].wrapping_add(element);
+        Source { start, ahead: self.starts[panel + AHEAD].wrapping_add(element) }
     }
+}
+
+/// Elements to be widened.
+struct Source<E> {
+    start: *const E,
+    /// What is asked for meanwhile, line by line: asked for all at once, it would keep loads waiting. Any address.
+    ahead: *const E,
 }
 
 /// Rounds queries and lays them out in tiles: tiles of rows, in each the head's tiles of dimensions.
@@ -130,12 +135,11 @@ impl<K: Storage> TileKernel for TileScores<'_, K> {
         while panel < keys.count {
             let count = if keys.count - panel >= at_once(rows) { at_once(rows) } else { 1 };
             for index in 0..count {
-                keys.ask_ahead(simd.vectors(), panel + index, 0..head_dim * LANES);
                 // SAFETY: a panel has `head_dim` rows; there is room for `at_once` panels in whole tiles.
                 unsafe {
                     let target = self.widened.add(index * steps * TILE_FLOATS).cast();
-                    let source = keys.starts[panel + index];
-                    widen::<K, S>(simd, source, (0..head_dim, steps * TILE_COLUMNS), target);
+                    let rows = (0..head_dim, steps * TILE_COLUMNS);
+                    widen::<K, S>(simd, keys.place(panel + index, 0), rows, target);
                 }
             }
             let operands = TileOperands {
@@ -216,7 +220,6 @@ impl<K: Storage> TileSums<'_, K> {
     #[inline(always)]
     unsafe fn widen_values<S: TileDot>(&self, simd: S, tile: usize, target: *mut u8) {
         const PANEL_BYTES: usize = TILE_BYTES / 2;
-        let elements = tile * PANEL * LANES..(tile + 1) * PANEL * LANES;
         for half in 0..2 * self.steps() {
             let target = target.wrapping_add(half * PANEL_BYTES);
             let Some(panel) = self.panel(half / 2, half % 2) else {
@@ -224,10 +227,9 @@ impl<K: Storage> TileSums<'_, K> {
                 unsafe { target.write_bytes(0, PANEL_BYTES) };
                 continue;
             };
-            self.values.ask_ahead(simd.vectors(), panel, elements.clone());
             let within = |token: usize| token.saturating_sub(panel * PANEL).min(PANEL);
             let tokens = within(self.tokens.start)..within(self.tokens.end);
-            let source = self.values.starts[panel].wrapping_add(elements.start);
+            let source = self.values.place(panel, tile * PANEL * LANES);
             // SAFETY: the caller's promise.
             unsafe { widen::<K, S>(simd, source, (tokens, PANEL), target) };
         }
@@ -272,16 +274,23 @@ impl<K: Storage> TileKernel for TileSums<'_, K> {
 /// Widens `rows.1` rows of sixteen elements into pairs; those outside of `rows.0` are zeros, and are not read.
 ///
 /// # Safety
-/// `source` is valid for reading the rows `rows.0`, `target` for writing all of them in bfloat16.
+/// `source.start` is valid for reading the rows `rows.0`, `target` for writing all of them in bfloat16.
 #[inline(always)]
 unsafe fn widen<K: Storage, S: TileDot>(
     simd: S,
-    source: *const K::Element,
+    source: Source<K::Element>,
     rows: (Range<usize>, usize),
     target: *mut u8,
 ) {
     let (present, all) = rows;
+    let Source { start: source, ahead } = source;
     for first in (0..all).step_by(ROWS_AT_ONCE) {
+        if first < present.end {
+            let ahead = ahead.wrapping_add(first * LANES).cast::<u8>();
+            for offset in (0..ROWS_AT_ONCE * LANES * size_of::<K::Element>()).step_by(64) {
+                simd.vectors().prefetch(ahead.wrapping_add(offset));
+            }
+        }
         let target = target.wrapping_add(first / ROWS_AT_ONCE * WIDENED_BYTES);
         if present.start <= first && first + ROWS_AT_ONCE <= present.end {
             // SAFETY: four rows that are present; the caller's promise for the target.
