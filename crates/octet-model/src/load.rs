@@ -242,7 +242,10 @@ impl<B: Backend> LoadedModel<B> {
             kv_type,
             kv_scales,
             max_model_len: options.max_model_len,
-            quantization: quantization.as_ref().map(QuantizationConfig::method),
+            quantization: quantization
+                .as_ref()
+                .map(QuantizationConfig::method)
+                .or(online.map(OnlineQuantization::name)),
             warnings,
         })
     }
@@ -288,7 +291,7 @@ impl<B: Backend> LoadedModel<B> {
         self.weight_type
     }
 
-    /// The checkpoint's own quantisation method, as `config.json` names it.
+    /// How weights are quantised: the checkpoint's own method, as `config.json` names it, or the one of the load.
     #[must_use]
     pub fn quantization(&self) -> Option<&'static str> {
         self.quantization

@@ -28,6 +28,16 @@ pub enum OnlineQuantization {
 }
 
 impl OnlineQuantization {
+    /// Its name, as `--quantization` takes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tensor => "fp8",
+            Self::Channel => "fp8_per_channel",
+            Self::Block => "fp8_per_block",
+        }
+    }
+
     /// Which weights share a scale.
     pub(crate) fn granularity(self) -> Granularity {
         match self {
@@ -40,11 +50,7 @@ impl OnlineQuantization {
 
 impl fmt::Display for OnlineQuantization {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Tensor => "fp8",
-            Self::Channel => "fp8_per_channel",
-            Self::Block => "fp8_per_block",
-        })
+        formatter.write_str(self.name())
     }
 }
 

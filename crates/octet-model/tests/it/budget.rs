@@ -34,6 +34,7 @@ fn dummy_weights_run_from_a_config_alone() {
         let options = LoadOptions { load_format: LoadFormat::Dummy, quantization, ..EXACT };
         let run = |seed| {
             let model = load(folder.path(), LoadOptions { seed, ..options }).unwrap();
+            assert_eq!(model.quantization(), quantization.map(OnlineQuantization::name));
             let mut runner = model.into_runner(limits(128)).unwrap();
             logits(&mut runner, &[1, 2, 3], 3)
         };

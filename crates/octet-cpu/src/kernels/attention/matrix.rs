@@ -69,6 +69,7 @@ impl<E> Panels<E> {
 }
 
 /// Elements to be widened.
+#[derive(Clone, Copy)]
 struct Source<E> {
     start: *const E,
     /// What is asked for meanwhile, line by line: asked for all at once, it would keep loads waiting. Any address.
