@@ -26,7 +26,7 @@ pub(crate) enum Chosen {
     Gpu(octet_gpu::Device),
 }
 
-/// Turns `--device` into a device. `auto` takes the CPU and says which GPUs there are.
+/// Turns `--device` into a device. `auto` takes a GPU if one can be used, else the CPU.
 ///
 /// # Errors
 /// The device that was asked for is not there; the message says what was looked for.
@@ -39,21 +39,28 @@ pub(crate) fn choose(wanted: Device) -> Result<Chosen> {
     }
 }
 
-/// The CPU, and a word about each GPU that waits to be tried.
+/// The first GPU that has kernels, AMD's before NVIDIA's, else the CPU; and a word about each GPU that cannot be used.
 ///
-/// No GPU has yet run Octet outside of simulation, and a wrong answer is worse than a slow one: whoever has one tries it
-/// first and then asks for it by name.
+/// No GPU has yet run Octet outside of simulation. What keeps a wrong answer from its user is the self-test at start,
+/// which ends the program instead.
 fn automatic() -> Chosen {
     for kind in [Kind::Hip, Kind::Cuda] {
-        // A machine without the library is the usual case and not worth a word.
+        // A machine without the library, or with the library and no device, is the usual case and not worth a word.
         let Ok(runtime) = load(kind) else { continue };
-        let Ok(devices) = runtime.devices() else { continue };
-        if let Some(device) = devices.iter().find(|device| device.refusal.is_none()) {
-            let (name, flag) = (&device.name, kind.name());
-            report::line(format_args!(
-                "{name} is there and not used: kernels for it were never run on hardware; try \
-                 `octet selftest --device {flag}`, then --device {flag}"
-            ));
+        if !runtime.devices().is_ok_and(|devices| !devices.is_empty()) {
+            continue;
+        }
+        match first(&runtime) {
+            Ok(device) => {
+                report::line(format_args!(
+                    "a GPU was found and is used ({}); its kernels were verified in simulation, not yet on hardware: \
+                     `octet selftest --device {}` tries all of them, --device cpu keeps off it",
+                    runtime.describe(),
+                    kind.name()
+                ));
+                return Chosen::Gpu(device);
+            }
+            Err(error) => report::line(format_args!("{}: {error:#}; it is not used", kind.name())),
         }
     }
     Chosen::Cpu
@@ -114,7 +121,7 @@ pub(crate) fn gpu_backend(
         },
         ..GpuOptions::default()
     };
-    GpuBackend::new(device, &options).context("the GPU cannot be used")
+    GpuBackend::new(device, &options).context("the GPU cannot be used (--device cpu keeps off it)")
 }
 
 /// `OCTET_KERNEL_CACHE`, else `octet/kernels` in the user's cache folder.

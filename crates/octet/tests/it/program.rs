@@ -122,6 +122,8 @@ pub(crate) struct Server {
     address: SocketAddr,
     /// Lines of standard error, as they come; in a lock so that many clients can share the server.
     lines: Mutex<Receiver<String>>,
+    /// What it said before it served.
+    pub(crate) said_at_start: String,
 }
 
 impl Server {
@@ -149,7 +151,7 @@ impl Server {
                 panic!("the server did not start:\n{said}");
             };
             if let Some(address) = address_in(&line) {
-                return Self { child, address, lines: Mutex::new(lines) };
+                return Self { child, address, lines: Mutex::new(lines), said_at_start: said };
             }
             said.push_str(&line);
             said.push('\n');
