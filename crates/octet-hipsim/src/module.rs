@@ -178,12 +178,25 @@ impl Module {
 
     /// The part of the module that belongs to the calling thread.
     pub(crate) fn image_of_this_thread(&self) -> ThreadImage {
-        // SAFETY: the function only returns an address; its first call in a thread makes the thread's copy.
-        let slot = unsafe { (self.slot)() };
+        /// How often the loader is asked. It knows no address as long as this thread's list of modules is behind, which
+        /// happens while other threads load and unload libraries.
+        const TRIES: usize = 100;
         let mut search = Search { inside: self.slot as usize, lds: std::ptr::null_mut(), lds_bytes: 0 };
-        // SAFETY: the callback gets the pointer to `search`, which outlives the call.
-        unsafe { libc::dl_iterate_phdr(Some(look_at), (&raw mut search).cast()) };
-        ThreadImage { slot, lds: search.lds, lds_bytes: search.lds_bytes }
+        for _ in 0..TRIES {
+            // SAFETY: the function only returns an address; its call brings the thread's list up to this module, and the
+            // first one makes the thread's copy.
+            let slot = unsafe { (self.slot)() };
+            // SAFETY: the callback gets the pointer to `search`, which outlives the call.
+            unsafe { libc::dl_iterate_phdr(Some(look_at), (&raw mut search).cast()) };
+            if search.lds_bytes == 0 || !search.lds.is_null() {
+                return ThreadImage { slot, lds: search.lds, lds_bytes: search.lds_bytes };
+            }
+            std::thread::yield_now();
+        }
+        // Without the address LDS is not poisoned before the block, and all else works.
+        // SAFETY: as above.
+        let slot = unsafe { (self.slot)() };
+        ThreadImage { slot, lds: std::ptr::NonNull::dangling().as_ptr(), lds_bytes: 0 }
     }
 }
 
