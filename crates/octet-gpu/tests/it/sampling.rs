@@ -5,12 +5,10 @@ use std::path::Path;
 use octet_backend::Batch;
 use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 use octet_gpu::{GpuBackend, GpuOptions};
-use octet_model::{
-    KvCacheChoice, LoadFormat, LoadOptions, LoadedModel, MaxModelLen, ModelSource, Runner, RunnerLimits,
-    WeightType,
-};
+use octet_model::{LoadedModel, ModelSource, Runner, RunnerLimits};
 use octet_sample::{LogprobCount, Sampler, SamplingParams, SequenceState};
 
+use crate::decoder::AS_STORED;
 use crate::simulator::backend;
 
 const PROMPT: [u32; 4] = [5, 17, 3, 44];
@@ -18,17 +16,8 @@ const PROMPT: [u32; 4] = [5, 17, 3, 44];
 fn runner(device: &str) -> Runner<GpuBackend> {
     let folder =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../octet-model/tests/golden/llama-gqa-rope-llama3");
-    let load = LoadOptions {
-        weight_type: WeightType::Auto,
-        quantization: None,
-        quantize_head: false,
-        load_format: LoadFormat::Safetensors,
-        kv_cache_type: KvCacheChoice::Auto,
-        max_model_len: MaxModelLen::Model,
-        seed: 0,
-    };
     let backend = backend(device, &GpuOptions::default());
-    let model = LoadedModel::load(backend, &ModelSource::Folder(folder), &load, &mut |_| {}).unwrap();
+    let model = LoadedModel::load(backend, &ModelSource::Folder(folder), &AS_STORED, &mut |_| {}).unwrap();
     let limits = RunnerLimits {
         max_batched_tokens: 32,
         max_sequences: 4,

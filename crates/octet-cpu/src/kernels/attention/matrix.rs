@@ -143,17 +143,8 @@ impl<K: Storage> TileKernel for TileScores<'_, K> {
                     widen::<K, S>(simd, keys.place(panel + index, 0), rows, target);
                 }
             }
-            let operands = TileOperands {
-                inputs: self.queries.cast(),
-                input_stride: steps * TILE_BYTES,
-                weights: self.widened.cast(),
-                panel_stride: steps * TILE_BYTES,
-                steps,
-                sums: self.scores.wrapping_add(panel * rows * LANES),
-                sum_stride: rows * LANES,
-                resume: false,
-                ahead_bytes: 0,
-            };
+            let sums = self.scores.wrapping_add(panel * rows * LANES);
+            let operands = operands((self.queries, self.widened), (steps, rows), sums);
             // SAFETY: as many tiles of queries as `rows` says, panels that were just widened, and their scores.
             unsafe { multiply(simd, operands, rows, count) };
             panel += count;
@@ -254,17 +245,8 @@ impl<K: Storage> TileKernel for TileSums<'_, K> {
                     self.widen_values(simd, tile + index, target);
                 }
             }
-            let operands = TileOperands {
-                inputs: self.rounded.cast(),
-                input_stride: steps * TILE_BYTES,
-                weights: self.widened.cast(),
-                panel_stride: steps * TILE_BYTES,
-                steps,
-                sums: self.sums.wrapping_add(tile * rows * LANES),
-                sum_stride: rows * LANES,
-                resume: false,
-                ahead_bytes: 0,
-            };
+            let sums = self.sums.wrapping_add(tile * rows * LANES);
+            let operands = operands((self.rounded, self.widened), (steps, rows), sums);
             // SAFETY: as many tiles of weights as `rows` says, values that were just widened, and their sums.
             unsafe { multiply(simd, operands, rows, count) };
             tile += count;
@@ -306,6 +288,26 @@ unsafe fn widen<K: Storage, S: TileDot>(
         }
         // SAFETY: the copy has four rows; the caller's promise for the target.
         unsafe { K::interleave(simd, copy.as_ptr(), target) };
+    }
+}
+
+/// A product of arranged rows with widened panels, `steps` tiles each, both in the cache.
+fn operands(
+    (inputs, weights): (*const f32, *const f32),
+    (steps, rows): (usize, usize),
+    sums: *mut f32,
+) -> TileOperands {
+    let stride = steps * TILE_BYTES;
+    TileOperands {
+        inputs: inputs.cast(),
+        input_stride: stride,
+        weights: weights.cast(),
+        panel_stride: stride,
+        steps,
+        sums,
+        sum_stride: rows * LANES,
+        resume: false,
+        ahead_bytes: 0,
     }
 }
 
