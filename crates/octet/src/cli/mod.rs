@@ -116,6 +116,38 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_takes_one_value_and_leaves_the_model_alone() {
+        let serve = |typed: &[&str]| -> Result<serve::ServeArgs, clap::Error> {
+            let matches = definition().try_get_matches_from([&["octet", "serve"], typed].concat())?;
+            match Cli::from_arg_matches(&matches)?.command {
+                Command::Serve(arguments) => Ok(*arguments),
+                other => panic!("{other:?}"),
+            }
+        };
+        let named = serve(&["--served-model-name", "foo", "/models/x"]).unwrap();
+        assert_eq!(
+            (named.model.as_deref(), named.served_model_name),
+            (Some("/models/x"), vec!["foo".to_owned()])
+        );
+        let keyed = serve(&["--api-key", "k", "/models/x", "--api-key", "l"]).unwrap();
+        assert_eq!(
+            (keyed.model.as_deref(), keyed.api_key),
+            (Some("/models/x"), ["k", "l"].map(str::to_owned).to_vec())
+        );
+        let error = serve(&["/models/x", "--served-model-name", "a", "b"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnknownArgument, "{error}");
+        // No flag beside a model may take words without end.
+        for command in
+            definition().get_subcommands().filter(|command| command.get_positionals().next().is_some())
+        {
+            for flag in command.get_arguments().filter(|argument| !argument.is_positional()) {
+                let most = flag.get_num_args().map_or(1, |range| range.max_values());
+                assert!(most <= 1, "{}: {:?} takes {most} values", command.get_name(), flag.get_long());
+            }
+        }
+    }
+
+    #[test]
     fn flags_of_a_model_and_of_a_server_do_not_mix_at_the_terminal() {
         let check = |typed: &[&str]| {
             let matches = definition().get_matches_from([&["octet"], typed].concat());

@@ -29,11 +29,11 @@ pub(crate) struct ServeArgs {
     /// Port to listen at; 0 takes a free one.
     #[arg(long, default_value_t = 8000, help_heading = "Server")]
     pub(crate) port: u16,
-    /// Names that requests may give in `model`; the first is reported.
-    #[arg(long, num_args = 1.., value_parser = parse_text, value_name = "NAME", help_heading = "Server")]
+    /// Name that requests may give in `model`; repeat the flag for more. The first is reported.
+    #[arg(long, value_parser = parse_text, value_name = "NAME", help_heading = "Server")]
     pub(crate) served_model_name: Vec<String>,
-    /// Key that clients must send as `Authorization: Bearer KEY`; may be repeated.
-    #[arg(long, num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true, value_parser = parse_text, value_name = "KEY", help_heading = "Server")]
+    /// Key that clients must send as `Authorization: Bearer KEY`; repeat the flag for more.
+    #[arg(long, env = "VLLM_API_KEY", hide_env_values = true, value_parser = parse_text, value_name = "KEY", help_heading = "Server")]
     pub(crate) api_key: Vec<String>,
     /// CORS: origins allowed, as a JSON list.
     #[arg(long, default_value = "[\"*\"]", value_parser = parse_list, value_name = "JSON", help_heading = "Server")]

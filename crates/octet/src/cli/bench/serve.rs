@@ -30,7 +30,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "PATH", help_heading = "Server")]
     pub(crate) endpoint: Option<String>,
     /// Headers of every request. A key for the server is taken from OPENAI_API_KEY.
-    #[arg(long, num_args = 0.., value_parser = parse_pair, value_name = "KEY=VALUE", help_heading = "Server")]
+    #[arg(long, num_args = 1.., value_parser = parse_pair, value_name = "KEY=VALUE", help_heading = "Server")]
     pub(crate) header: Vec<(String, String)>,
     /// The model; by default the first that the server lists. If it names a folder, the tokenizer there is used.
     #[arg(long, help_heading = "Server")]
@@ -173,7 +173,7 @@ pub(crate) struct ReportArgs {
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(crate) result_filename: Option<String>,
     /// Further fields of the results.
-    #[arg(long, num_args = 0.., value_parser = parse_pair, value_name = "KEY=VALUE", help_heading = "Report")]
+    #[arg(long, num_args = 1.., value_parser = parse_pair, value_name = "KEY=VALUE", help_heading = "Report")]
     pub(crate) metadata: Vec<(String, String)>,
     /// Name of the measurement; by default the --backend.
     #[arg(long, help_heading = "Report")]
