@@ -47,7 +47,8 @@ pub use error::{ConfigError, SubmitError};
 pub use executor::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 pub use handle::EngineHandle;
 pub use request::{
-    Delivery, Event, EventSink, FinishReason, Finished, Request, RequestFault, RequestId, RequestTiming,
+    Delivery, Event, EventSink, FinishReason, Finished, GroupId, Request, RequestFault, RequestId,
+    RequestTiming,
 };
 pub use stats::{EngineStats, ITERATION_TOKEN_BUCKETS, IterationTokens};
 pub use thread::{EngineExit, EngineThread, spawn};

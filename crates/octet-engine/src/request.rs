@@ -12,12 +12,27 @@ use crate::executor::ExecutorError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
+/// Names a client request: all of its sequences carry it, so that one request of many sequences gets no more of the
+/// engine than its share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(pub u64);
+
+impl From<RequestId> for GroupId {
+    /// A client request is named by the first of its sequences.
+    fn from(first: RequestId) -> Self {
+        Self(first.0)
+    }
+}
+
 /// One sequence to generate.
 pub struct Request {
     /// Unique among requests in flight.
     pub id: RequestId,
-    /// Prompt token ids, at least one, fewer than the longest sequence allowed.
-    pub prompt: Vec<u32>,
+    /// The client request that the sequence is part of.
+    pub group: GroupId,
+    /// Prompt token ids, at least one, fewer than the longest sequence allowed. The sequences of one prompt share them:
+    /// while a sequence waits, it holds no copy.
+    pub prompt: Arc<[u32]>,
     /// Sampling parameters.
     pub sampling: Arc<SamplingParams>,
     /// The most tokens to generate, at least one unless only prompt logprobs are wanted (then zero).
@@ -25,7 +40,7 @@ pub struct Request {
     /// Lower goes first under priority scheduling.
     pub priority: i32,
     /// Separates prefix caches of tenants: part of the first block's hash.
-    pub cache_salt: Option<String>,
+    pub cache_salt: Option<Arc<str>>,
     /// Where events go.
     pub sink: Box<dyn EventSink>,
 }
@@ -35,6 +50,7 @@ impl fmt::Debug for Request {
         formatter
             .debug_struct("Request")
             .field("id", &self.id)
+            .field("group", &self.group)
             .field("prompt_tokens", &self.prompt.len())
             .field("max_tokens", &self.max_tokens)
             .field("priority", &self.priority)

@@ -15,7 +15,7 @@ use crate::ledger::BlockTally;
 use crate::prefix_cache::PrefixId;
 use crate::queue::{Rank, WaitingQueue};
 use crate::request::Request;
-use crate::sequence::{Arena, Sequence, SequenceKey};
+use crate::sequence::{Arena, Sequence, SequenceKey, Tokens};
 
 /// What a call of [`Scheduler::schedule`] decided besides the plan.
 #[derive(Debug, Default)]
@@ -102,9 +102,9 @@ impl Scheduler {
             id: request.id,
             rank,
             max_tokens: request.max_tokens,
-            cache_salt: request.cache_salt.map(Into::into),
+            cache_salt: request.cache_salt,
             prompt_tokens: request.prompt.len(),
-            tokens: request.prompt,
+            tokens: Tokens::Shared(request.prompt),
             computed: 0,
             scheduled: 0,
             slot: None,

@@ -27,6 +27,45 @@ impl SequenceKey {
     }
 }
 
+/// The tokens that are known of a sequence, read as a slice.
+#[derive(Debug)]
+pub(crate) enum Tokens {
+    /// Before admission: the prompt alone, which other sequences may share.
+    Shared(Arc<[u32]>),
+    /// From admission on: the sequence's own, so that they can grow.
+    Own(Vec<u32>),
+}
+
+impl Tokens {
+    /// Copies the prompt, with room for `longest` tokens in all.
+    fn own(&mut self, longest: usize) {
+        if let Self::Shared(prompt) = self {
+            let mut tokens = Vec::with_capacity(longest.max(prompt.len()));
+            tokens.extend_from_slice(prompt);
+            *self = Self::Own(tokens);
+        }
+    }
+
+    /// Appends a generated token.
+    pub(crate) fn push(&mut self, token: u32) {
+        match self {
+            Self::Own(tokens) => tokens.push(token),
+            Self::Shared(_) => unreachable!("only an admitted sequence generates"),
+        }
+    }
+}
+
+impl std::ops::Deref for Tokens {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        match self {
+            Self::Shared(prompt) => prompt,
+            Self::Own(tokens) => tokens,
+        }
+    }
+}
+
 /// A sequence. There are no phases: `tokens` are known, `computed` of them have keys and values in `blocks`, and each
 /// step closes some of the difference.
 #[derive(Debug)]
@@ -42,7 +81,7 @@ pub(crate) struct Sequence {
     /// Fixed at submission; part of the first block's hash.
     pub(crate) cache_salt: Option<Arc<str>>,
     /// The prompt, then what was generated; grows when a token is booked.
-    pub(crate) tokens: Vec<u32>,
+    pub(crate) tokens: Tokens,
     /// Fixed at submission.
     pub(crate) prompt_tokens: usize,
     /// Tokens whose keys and values are in `blocks`; the scheduler sets it at admission and preemption, the engine
@@ -77,7 +116,7 @@ impl Sequence {
     pub(crate) fn reserve(&mut self, config: &EngineConfig) {
         let longest = config.longest_sequence().min(self.prompt_tokens.saturating_add(self.max_tokens));
         let blocks = longest.div_ceil(config.block_size);
-        self.tokens.reserve_exact(longest.saturating_sub(self.tokens.len()));
+        self.tokens.own(longest);
         self.blocks.reserve_exact(blocks.saturating_sub(self.blocks.len()));
         self.hashes.reserve_exact(blocks.saturating_sub(self.hashes.len()));
     }

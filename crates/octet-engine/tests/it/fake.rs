@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use octet_engine::{
-    Delivery, Engine, EngineConfig, Event, EventSink, Executor, ExecutorError, FinishReason, OutputRow,
-    Request, RequestId, RowOutcome, Slot, StepOutput, StepPlan,
+    Delivery, Engine, EngineConfig, Event, EventSink, Executor, ExecutorError, FinishReason, GroupId,
+    OutputRow, Request, RequestId, RowOutcome, Slot, StepOutput, StepPlan,
 };
 use octet_sample::{LogprobCount, PositionLogprobs, SampledToken, SamplingParams, TokenLogprob};
 
@@ -344,7 +344,8 @@ pub(crate) fn impatient_request(
     let record = Record::default();
     let request = Request {
         id: RequestId(id),
-        prompt: prompt.to_vec(),
+        group: GroupId(id),
+        prompt: prompt.into(),
         sampling: Arc::new(sampling(id)),
         max_tokens,
         priority: 0,

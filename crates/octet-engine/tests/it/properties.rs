@@ -133,7 +133,7 @@ fn play(config: &EngineConfig, actions: &[Action]) -> (Engine<Fake>, Vec<Taken>)
                     impatient_request(id, &plan.prompt, plan.max_tokens, plan.patience);
                 request.sampling = plan.sampling.clone().into();
                 request.priority = plan.priority;
-                request.cache_salt.clone_from(&plan.salt);
+                request.cache_salt = plan.salt.as_deref().map(Into::into);
                 let longest = config.longest_sequence();
                 let fits = plan.prompt.len() + plan.max_tokens.min(1) <= longest;
                 assert_eq!(engine.submit(request, Duration::ZERO).is_ok(), fits);

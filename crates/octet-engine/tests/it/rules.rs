@@ -1,5 +1,6 @@
 //! One test for each rule of the scheduler and of the step loop.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use octet_engine::{
@@ -96,6 +97,21 @@ fn no_more_sequences_run_than_allowed() {
     assert_eq!(records[2].cached_tokens(), None);
     drain(&mut engine, 10);
     assert!(records.iter().all(|record| record.tokens().len() == 2));
+}
+
+#[test]
+fn a_sequence_that_waits_shares_its_prompt_instead_of_copying_it() {
+    let mut engine = engine(&EngineConfig { max_num_seqs: 1, ..roomy() });
+    let prompt: Arc<[u32]> = numbers(9).into();
+    for id in 0..3 {
+        let (mut request, _) = request(id, &[], 2);
+        request.prompt = Arc::clone(&prompt);
+        engine.submit(request, Duration::ZERO).unwrap();
+    }
+    step(&mut engine);
+    assert_eq!(Arc::strong_count(&prompt), 3, "ours, and those of the two that wait");
+    drain(&mut engine, 10);
+    assert_eq!(Arc::strong_count(&prompt), 1);
 }
 
 #[test]
@@ -264,7 +280,7 @@ fn salts_and_a_reset_separate_prefixes() {
     let mut engine = engine(&roomy());
     let mut cached = |salt: Option<&str>, id: u64| {
         let (mut request, record) = request(id, &numbers(9), 1);
-        request.cache_salt = salt.map(str::to_owned);
+        request.cache_salt = salt.map(Into::into);
         engine.submit(request, Duration::ZERO).unwrap();
         step(&mut engine);
         if id == 3 {

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use octet_cpu::CpuBackend;
-use octet_engine::{Delivery, Engine, EngineConfig, Event, EventSink, Request, RequestId};
+use octet_engine::{Delivery, Engine, EngineConfig, Event, EventSink, GroupId, Request, RequestId};
 use octet_model::{KvCacheChoice, LoadOptions, Runner, WeightType};
 use octet_sample::{LogprobCount, SamplingParams};
 
@@ -50,7 +50,8 @@ fn run(engine: &mut Engine<Runner<CpuBackend>>, golden: &Golden, sequences: &[us
     for &sequence in sequences {
         let request = Request {
             id: RequestId(sequence as u64),
-            prompt: prompt(golden, sequence),
+            group: GroupId(sequence as u64),
+            prompt: prompt(golden, sequence).into(),
             sampling: Arc::new(sampling(sequence)),
             max_tokens: TOKENS,
             priority: 0,

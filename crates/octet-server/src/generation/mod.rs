@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use octet_engine::{FinishReason, Request, RequestFault, SubmitError};
+use octet_engine::{FinishReason, GroupId, Request, RequestFault, SubmitError};
 use octet_sample::{PositionLogprobs, SampledToken, SamplingParams};
 use octet_text::StreamOptions;
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub(crate) struct GenerationPlan {
     /// Tokens of a sequence that are passed on together, after the first.
     pub(crate) stream_interval: usize,
     pub(crate) priority: i32,
-    pub(crate) cache_salt: Option<String>,
+    pub(crate) cache_salt: Option<Arc<str>>,
     /// When the request came in.
     pub(crate) arrived: Instant,
 }
@@ -52,7 +52,7 @@ impl GenerationPlan {
             },
             stream_interval: parameters.stream_interval,
             priority: parameters.priority,
-            cache_salt: parameters.cache_salt,
+            cache_salt: parameters.cache_salt.map(Into::into),
             arrived,
         }
     }
@@ -139,13 +139,16 @@ impl Generation {
         app.load.fetch_add(1, Ordering::Relaxed);
         let mut generation =
             Self { app: Arc::clone(app), events, sequences: Vec::with_capacity(count), n, live: 0 };
+        let mut group = None;
         for (index, plan) in sequences.into_iter().enumerate() {
             let id = app.engine.next_request_id();
+            let group = *group.get_or_insert(GroupId::from(id));
             let sequence =
                 Sequence::new(app, id, &plan, text.clone(), arrived).with_stream_interval(stream_interval);
             let request = Request {
                 id,
-                prompt: plan.prompt.to_vec(),
+                group,
+                prompt: plan.prompt,
                 sampling: plan.sampling,
                 max_tokens: plan.max_tokens,
                 priority,

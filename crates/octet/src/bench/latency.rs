@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
-use octet_engine::{Engine, Executor, Request, RequestId};
+use octet_engine::{Engine, Executor, GroupId, Request, RequestId};
 
 use super::progress::Progress;
 use super::random::Random;
@@ -142,7 +142,7 @@ struct Bench<'a, E> {
     shape: LatencyShape,
     clock: &'a dyn Fn() -> Duration,
     /// The same in every iteration.
-    prompts: Vec<Vec<u32>>,
+    prompts: Vec<Arc<[u32]>>,
     next_id: u64,
 }
 
@@ -193,10 +193,12 @@ impl<E: Executor> Bench<'_, E> {
     }
 
     fn submit(&mut self, progress: &Arc<Progress>, now: Duration) -> Result<()> {
+        let first_id = self.next_id;
         for index in 0..self.shape.sequences() {
             let request = Request {
                 id: RequestId(self.next_id),
-                prompt: self.prompts[index / self.shape.sequences_per_prompt].clone(),
+                group: GroupId(first_id + (index / self.shape.sequences_per_prompt) as u64),
+                prompt: Arc::clone(&self.prompts[index / self.shape.sequences_per_prompt]),
                 sampling: Arc::new(sampling(self.shape.seed.wrapping_add(index as u64))),
                 max_tokens: self.shape.output_len,
                 priority: 0,
@@ -216,7 +218,7 @@ fn context_tokens(progress: &Progress, shape: &LatencyShape) -> usize {
     going_on.map(|count| shape.input_len + count).sum()
 }
 
-fn random_prompts(shape: &LatencyShape) -> Vec<Vec<u32>> {
+fn random_prompts(shape: &LatencyShape) -> Vec<Arc<[u32]>> {
     let limit = u32::try_from(shape.vocabulary).unwrap_or(u32::MAX).min(PROMPT_ID_LIMIT);
     let mut random = Random::new(shape.seed);
     let mut prompt = || (0..shape.input_len).map(|_| random.id_below(limit)).collect();
