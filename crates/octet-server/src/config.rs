@@ -1,6 +1,8 @@
 //! What the program tells the server, once.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use octet_sample::LogprobsMode;
@@ -38,6 +40,8 @@ pub struct ServerConfig {
     pub access_log: bool,
     /// Whether `/load` counts.
     pub load_tracking: bool,
+    /// Log lines that were lost because nobody took them, counted by whoever writes the log; shown as a metric.
+    pub lost_log_lines: Arc<AtomicU64>,
 }
 
 impl Default for ServerConfig {
@@ -58,6 +62,7 @@ impl Default for ServerConfig {
             cache_config: Vec::new(),
             access_log: true,
             load_tracking: false,
+            lost_log_lines: Arc::default(),
         }
     }
 }

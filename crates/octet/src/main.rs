@@ -44,9 +44,13 @@ fn main() -> ExitCode {
         Command::Chat(arguments) => terminal::chat(*arguments),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            logging::finish();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             report::failure(&error);
+            logging::finish();
             if octet_gpu::device_was_lost() {
                 octet_gpu::end_process(FAILURE);
             }

@@ -8,16 +8,30 @@ use std::time::Duration;
 use octet_backend::{Backend, DeviceInfo};
 use octet_model::{LoadedModel, MemoryPlan};
 
+use crate::logging;
+
 /// One line for the user. Standard output is for results alone.
 pub(crate) fn line(text: impl Display) {
-    // Nothing can be done if standard error is closed, and nothing depends on it.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    match logging::error() {
+        Some(queue) => queue.push(format!("{text}\n").as_bytes()),
+        // Nothing can be done if standard error is closed, and nothing depends on it.
+        None => drop(writeln!(std::io::stderr().lock(), "{text}")),
+    }
 }
 
 /// A result, on standard output.
 pub(crate) fn result(text: &str) {
-    // As above: whoever closed it does not want it.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    match logging::output() {
+        Some(queue) => queue.push(text.as_bytes()),
+        // As above: whoever closed it does not want it.
+        None => drop(std::io::stdout().lock().write_all(text.as_bytes())),
+    }
+}
+
+/// Says something between two states of a progress bar: the bar is drawn again when it is out.
+pub(crate) fn beside_bar(say: impl FnOnce()) {
+    say();
+    logging::settle();
 }
 
 /// The chain of causes, one line, so that the last line of a log says it all.

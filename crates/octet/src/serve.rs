@@ -28,7 +28,7 @@ use crate::{logging, report};
 /// Whatever keeps the model from being served.
 pub(crate) fn run(arguments: &ServeArgs) -> Result<()> {
     let begun = Instant::now();
-    logging::start();
+    logging::start()?;
     let (service, socket) = prepare(arguments)?;
     let names = service.model.names.join(", ");
     octet_server::run(service, socket, |address| {
@@ -141,6 +141,7 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
         shutdown_timeout: Duration::from_secs(arguments.shutdown_timeout),
         access_log: !arguments.disable_access_log,
         load_tracking: arguments.enable_server_load_tracking,
+        lost_log_lines: logging::dropped_lines(),
         ..ServerConfig::default()
     })
 }

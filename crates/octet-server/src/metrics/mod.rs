@@ -64,7 +64,7 @@ impl Metrics {
     pub(crate) fn new(config: &ServerConfig, model: &Model, engine: EngineHandle) -> Self {
         let mut registry = Registry::default();
         let http = HttpMetrics::register(&mut registry);
-        process::register(&mut registry);
+        process::register(&mut registry, Arc::clone(&config.lost_log_lines));
         cache_config(&mut registry, &config.cache_config, &engine);
         let labels = [("model_name", model.name().to_owned()), ("engine", "0".to_owned())];
         let model_registry = registry

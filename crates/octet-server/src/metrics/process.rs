@@ -1,6 +1,8 @@
 //! What the operating system knows about this process, read at each scrape. Names are Prometheus' own.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
@@ -14,14 +16,16 @@ use prometheus_client::registry::Registry;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Adds the process' numbers to a registry.
-pub(super) fn register(registry: &mut Registry) {
+pub(super) fn register(registry: &mut Registry, lost_log_lines: Arc<AtomicU64>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    registry.register_collector(Box::new(ProcessCollector { started_seconds: now.as_secs_f64() }));
+    let started_seconds = now.as_secs_f64();
+    registry.register_collector(Box::new(ProcessCollector { started_seconds, lost_log_lines }));
 }
 
 #[derive(Debug)]
 struct ProcessCollector {
     started_seconds: f64,
+    lost_log_lines: Arc<AtomicU64>,
 }
 
 impl Collector for ProcessCollector {
@@ -39,7 +43,9 @@ impl Collector for ProcessCollector {
                 encoder.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?;
             ConstCounter::new(seconds).encode(encoder)?;
         }
-        Ok(())
+        let help = "Log lines that were lost because nothing took them in time";
+        let lost = ConstCounter::new(self.lost_log_lines.load(Ordering::Relaxed));
+        lost.encode(encoder.encode_descriptor("octet:log_lines_lost", help, None, MetricType::Counter)?)
     }
 }
 

@@ -132,11 +132,9 @@ impl Session {
         self.tuned += 1;
         if let Kept::InMemory(Some(reason)) = &tuned.kept {
             let path = self.plan.file.display();
-            self.bar.suspend(|| {
-                report::line(format_args!(
-                    "warning: {path} cannot be written ({reason}); results hold for this run alone"
-                ));
-            });
+            let warning =
+                format!("warning: {path} cannot be written ({reason}); results hold for this run alone");
+            self.bar.suspend(|| report::beside_bar(|| report::line(&warning)));
         }
         if self.plan.verbose > 0 {
             self.write_verbose(&tuned.outcome);
@@ -177,10 +175,13 @@ impl Session {
         let text = verbose(outcome, self.plan.verbose);
         let written = match &self.plan.verbose_output {
             VerboseOutput::Error => {
-                self.bar.suspend(|| report::line(text.trim_end()));
+                self.bar.suspend(|| report::beside_bar(|| report::line(text.trim_end())));
                 Ok(())
             }
-            VerboseOutput::Output => self.bar.suspend(|| std::io::stdout().lock().write_all(text.as_bytes())),
+            VerboseOutput::Output => {
+                self.bar.suspend(|| report::beside_bar(|| report::result(&text)));
+                Ok(())
+            }
             VerboseOutput::File(path) => OpenOptions::new()
                 .append(true)
                 .create(true)

@@ -7,6 +7,7 @@ mod commands;
 mod faults;
 mod gpu;
 mod house;
+mod logs;
 mod program;
 mod requests;
 mod style;

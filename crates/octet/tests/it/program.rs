@@ -1,7 +1,7 @@
 //! The program as its users meet it: a process with flags, output and a port.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -21,7 +21,8 @@ const GLANCE: Duration = Duration::from_millis(20);
 const SMALL: [&str; 8] =
     ["--host", "127.0.0.1", "--port", "0", "--threads", "1", "--kv-cache-memory-bytes", "4M"];
 
-fn serve(model: &Path, options: &[&str]) -> Command {
+/// A server that is not started yet.
+pub(crate) fn serve(model: &Path, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
     // What a test asks for itself replaces the default.
     let defaults = SMALL.chunks_exact(2).filter(|pair| !options.contains(&pair[0])).flatten();
@@ -156,6 +157,25 @@ impl Server {
             said.push_str(&line);
             said.push('\n');
         }
+    }
+
+    /// Starts a server whose standard error is not ours to read, on a port that is free now, and waits until it answers.
+    pub(crate) fn launch_unheard(model: &Path, options: &[&str], change: impl FnOnce(&mut Command)) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = free.local_addr().expect("a listener has an address");
+        drop(free);
+        let port = address.port().to_string();
+        let mut command = serve(model, &[options, &["--port", &port]].concat());
+        change(&mut command);
+        let child = command.spawn().expect("the program that was built starts");
+        let (_, lines) = mpsc::channel();
+        let server = Self { child, address, lines: Mutex::new(lines), said_at_start: String::new() };
+        let begun = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            assert!(begun.elapsed() < PATIENCE, "the server does not listen");
+            thread::sleep(GLANCE);
+        }
+        server
     }
 
     /// Where clients find it.
