@@ -20,8 +20,7 @@ const HEADERS: [(&str, &str); 4] = [
     ("matrix.h", include_str!("../device/matrix.h")),
 ];
 
-/// Compilers that are looked for, in this order. Older ones lack arithmetic on 16-bit types; GCC lacks the vector types
-/// that AMD's builtins take.
+/// Compilers that are looked for, in this order. GCC lacks the vector types that AMD's builtins take.
 const COMPILERS: [&str; 8] = [
     "clang++-22",
     "clang++-21",
@@ -81,7 +80,10 @@ fn parse(options: &[String]) -> Result<Options, CompileError> {
     Ok(Options { profile, passed })
 }
 
-/// A compiler that starts, with what it says of its version.
+/// The oldest clang that has arithmetic on 16-bit types.
+const OLDEST_VERSION: u32 = 16;
+
+/// A compiler that starts and is new enough, with what it says of its version.
 #[derive(Clone, Debug)]
 struct Compiler {
     path: PathBuf,
@@ -91,8 +93,13 @@ struct Compiler {
 fn try_compiler(path: &Path) -> Option<Compiler> {
     let output = Command::new(path).arg("--version").output().ok()?;
     let version = String::from_utf8_lossy(&output.stdout).into_owned();
-    (output.status.success() && version.contains("clang"))
-        .then(|| Compiler { path: path.to_owned(), version })
+    let number = version_of_clang(&version)?;
+    (output.status.success() && number >= OLDEST_VERSION).then(|| Compiler { path: path.to_owned(), version })
+}
+
+/// The 19 of `Debian clang version 19.1.7`.
+fn version_of_clang(text: &str) -> Option<u32> {
+    text.split_once("clang version ")?.1.split('.').next()?.parse().ok()
 }
 
 /// The compiler, looked for once.
@@ -100,17 +107,31 @@ fn compiler() -> Result<&'static Compiler, CompileError> {
     static FOUND: OnceLock<Result<Compiler, String>> = OnceLock::new();
     let found = FOUND.get_or_init(|| match &settings().compiler {
         Some(path) => try_compiler(path).ok_or_else(|| {
-            format!("OCTET_HIPSIM_CXX names {}, which is no clang++ that starts", path.display())
+            format!(
+                "OCTET_HIPSIM_CXX names {}, which is no clang++ from {OLDEST_VERSION} on that starts",
+                path.display()
+            )
         }),
         None => COMPILERS.iter().find_map(|name| try_compiler(Path::new(name))).ok_or_else(|| {
             format!(
-                "the simulator needs a clang++ from 16 on and found none of {}; on Debian 12: \
+                "the simulator needs a clang++ from {OLDEST_VERSION} on and found none of {}; on Debian 12: \
                  apt-get install clang-19, or set OCTET_HIPSIM_CXX",
                 COMPILERS.join(", ")
             )
         }),
     });
     found.as_ref().map_err(|message| CompileError::Compiler(message.clone()))
+}
+
+/// Whether there is a compiler, or why not. One that was named counts as there, so that what is wrong with it is no reason
+/// to leave tests out.
+pub(crate) fn availability() -> Result<(), String> {
+    match compiler() {
+        Err(_) if settings().compiler.is_none() => Err(format!(
+            "there is no clang++ from {OLDEST_VERSION} on (Debian: apt-get install clang-22, or clang-19)"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The instruction set that kernels are compiled to.
@@ -255,6 +276,13 @@ mod tests {
 
     fn options(list: &[&str]) -> Result<Options, CompileError> {
         parse(&list.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_version_of_clang_is_read_and_no_other_compiler_has_one() {
+        assert_eq!(version_of_clang("Debian clang version 19.1.7 (3)\nTarget: x86_64"), Some(19));
+        assert_eq!(version_of_clang("clang version 14.0.6\n"), Some(14));
+        assert_eq!(version_of_clang("g++ (Debian 12.2.0-14) 12.2.0\n"), None);
     }
 
     #[test]

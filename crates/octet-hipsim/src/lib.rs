@@ -51,6 +51,16 @@ pub fn library_path() -> Option<PathBuf> {
     [folder.join(LIBRARY), folder.join("deps").join(LIBRARY)].into_iter().find(|path| path.exists())
 }
 
+/// Whether kernels can be compiled, for tests that need it.
+///
+/// # Errors
+///
+/// What is missing and how to come by it, where no compiler is found. A compiler that `OCTET_HIPSIM_CXX` names is taken for
+/// there: if it is of no use, tests are to fail.
+pub fn compiler() -> Result<(), String> {
+    compile::availability()
+}
+
 /// Path of the file that this code was loaded from.
 fn own_path() -> Option<PathBuf> {
     // SAFETY: the struct is plain data, filled by dladdr, whose first argument is an address in this file.

@@ -136,6 +136,7 @@ mod tests {
 
     #[test]
     fn a_simulated_device_has_no_floor() {
+        octet_unrun::needs!(octet_hipsim::compiler());
         let library = octet_hipsim::library_path().expect("Cargo builds the simulator beside the test");
         let runtime = octet_gpu::Runtime::load(octet_gpu::Kind::Hip, Some(&library)).expect("it loads");
         let device = runtime.open(0).expect("a simulated device");

@@ -150,6 +150,7 @@ fn expect_near(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 
 #[test]
 fn every_solution_computes_what_our_kernels_compute() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let wide = Case::new(LinearUse::Multiply, TensorRole::Residual);
     let narrow = Case::new(LinearUse::Multiply, TensorRole::Activation);
     let gated = Case::new(LinearUse::Gated, TensorRole::Activation);
@@ -186,6 +187,7 @@ fn every_solution_computes_what_our_kernels_compute() {
 
 #[test]
 fn a_choice_decides_who_computes_and_holds_for_its_bucket() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let mut bench = Bench::new(&with_workspace(), Case::new(LinearUse::Multiply, TensorRole::Residual));
     let (ours, library) = (bench.by("Octet_Tile_32"), bench.by("Gemm_Hipblaslt_902"));
     assert!(ours != library, "sums in another order have other last bits");
@@ -210,6 +212,7 @@ fn a_choice_decides_who_computes_and_holds_for_its_bucket() {
 
 #[test]
 fn without_a_library_our_own_kernels_do_all() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let missing =
         BlasOptions { library: Some("/nowhere/libhipblaslt.so.1".into()), ..BlasOptions::default() };
     let off = BlasOptions { is_off: true, ..BlasOptions::default() };
@@ -228,6 +231,7 @@ fn without_a_library_our_own_kernels_do_all() {
 
 #[test]
 fn validators_name_device_and_library_as_amd_does() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let backend = backend("gfx942", &with_workspace());
     let validators = backend.gemm_validators();
     for (key, value) in [
@@ -250,6 +254,7 @@ fn validators_name_device_and_library_as_amd_does() {
 
 #[test]
 fn a_product_that_no_library_takes_is_ours() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let mut backend = backend("gfx942", &with_workspace());
     let bytes: Vec<u8> = numbers(64 * 64, 9).into_iter().flat_map(f32::to_le_bytes).collect();
     let weight =
@@ -270,6 +275,7 @@ fn a_product_that_no_library_takes_is_ours() {
 
 #[test]
 fn products_of_pytorchs_untuned_files_get_made_up_operands() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let names = [
         ("GemmTunableOp_BFloat16_TN", "tn_64_20_128", "BFloat16"),
         ("GemmTunableOp_BFloat16_BFloat16_float_TN", "tn_64_20_128", "float"),

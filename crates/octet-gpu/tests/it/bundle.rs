@@ -16,6 +16,7 @@ const VARIABLE: &str = "OCTET_TEST_BUNDLE";
 
 #[test]
 fn a_device_without_a_compiler_runs_what_was_made_for_it() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let folder = tempfile::tempdir().unwrap();
     let library = octet_hipsim::library_path().unwrap();
     let compiler = OfflineCompiler::load(Kind::Hip, Some(&library)).unwrap();

@@ -8,6 +8,7 @@ use crate::simulator::runtime;
 
 #[test]
 fn damaged_entries_are_made_anew() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let folder = tempfile::tempdir().unwrap();
     let options = GpuOptions { kernel_cache: Some(folder.path().to_path_buf()), ..GpuOptions::default() };
     let open = || GpuBackend::new(runtime().open(0).unwrap(), &options).unwrap();

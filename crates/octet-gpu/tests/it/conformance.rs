@@ -26,6 +26,7 @@ fn exact() -> GpuOptions {
 /// As models run: activations of 16 bits, and FP8 times FP8 where the checkpoint foresees it.
 #[test]
 fn float8_times_float8_is_what_the_oracle_quantises() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let options = GpuOptions { without_graphs: true, ..GpuOptions::default() };
     for device in ["gfx942", "gfx950", "gfx1201"] {
         octet_conformance::float8_inputs(&mut backend(device, &options));
@@ -35,11 +36,13 @@ fn float8_times_float8_is_what_the_oracle_quantises() {
 /// Waves of 64 and of 32.
 #[test]
 fn sampling_gfx942() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     octet_conformance::sample(&mut backend("gfx942", &exact()));
 }
 
 #[test]
 fn sampling_gfx1100() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     octet_conformance::sample(&mut backend("gfx1100", &exact()));
 }
 
@@ -51,6 +54,7 @@ macro_rules! parts {
 
             $(#[test]
             fn $part() {
+                octet_unrun::needs!(octet_hipsim::compiler());
                 let mut backend: GpuBackend = backend(stringify!($device), &exact());
                 octet_conformance::$part(&claims(), &mut backend);
             })*

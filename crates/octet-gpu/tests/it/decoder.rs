@@ -129,6 +129,7 @@ pub(crate) const SIXTEEN_BITS: f32 = 0.02;
 
 #[test]
 fn llama_is_what_transformers_computed() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     for device in ["gfx942", "gfx1100", "gfx950", "gfx1201", "gfx90a"] {
         check(device, "llama-gqa-rope-llama3", &GpuOptions::default(), AS_STORED, SIXTEEN_BITS);
     }
@@ -136,6 +137,7 @@ fn llama_is_what_transformers_computed() {
 
 #[test]
 fn other_families_are_too() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     for case in ["mistral-sliding-window", "qwen2-tied", "qwen3", "llama-head80-vocab517", "llama-f16"] {
         check("gfx942", case, &GpuOptions::default(), AS_STORED, SIXTEEN_BITS);
     }
@@ -143,6 +145,7 @@ fn other_families_are_too() {
 
 #[test]
 fn float8_weights_and_caches_give_what_the_reference_gives() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let load = LoadOptions {
         quantization: Some(OnlineQuantization::Channel),
         kv_cache_type: KvCacheChoice::Fp8,
@@ -163,6 +166,7 @@ fn float8_weights_and_caches_give_what_the_reference_gives() {
 
 #[test]
 fn float8_times_float8_gives_what_the_quantising_reference_gives() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let load = LoadOptions { quantization: Some(OnlineQuantization::Channel), ..AS_STORED };
     let exact =
         GpuOptions { activations: ActivationType::F32, float8_inputs: Some(true), ..GpuOptions::default() };
@@ -191,12 +195,14 @@ pub(crate) fn check_exactly(device: &str, options: &GpuOptions) {
 
 #[test]
 fn in_32_bits_only_the_order_of_sums_differs() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let exact = GpuOptions { activations: ActivationType::F32, ..GpuOptions::default() };
     check_exactly("gfx942", &exact);
 }
 
 #[test]
 fn recorded_steps_change_nothing() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let golden = Golden::read("llama-gqa-rope-llama3");
     let run = |options: &GpuOptions| golden.run(&mut golden.runner("gfx1100", options, AS_STORED), 12);
     let recorded = run(&GpuOptions::default());
@@ -209,6 +215,7 @@ fn recorded_steps_change_nothing() {
 
 #[test]
 fn tokens_and_blocks_that_do_not_exist_are_refused_when_replayed_too() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let golden = Golden::read("llama-gqa-rope-llama3");
     let mut runner = golden.runner("gfx942", &GpuOptions::default(), AS_STORED);
     for step in 0..4 {

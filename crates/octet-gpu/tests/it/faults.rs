@@ -214,6 +214,7 @@ fn every_fault_has_one_place() {
 
 #[test]
 fn every_seeded_fault_is_noticed() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let next = AtomicUsize::new(0);
     let unnoticed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {

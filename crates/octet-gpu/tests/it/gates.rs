@@ -2,7 +2,7 @@
 //!
 //! AMD's architectures need clang with its AMDGPU target (Debian: clang-22, or clang-19 for all but gfx950; or
 //! `OCTET_CLANG`), NVIDIA's need NVRTC (`OCTET_NVRTC`, or where the loader finds it; PyPI: nvidia-cuda-nvrtc). Where one
-//! cannot be had its gate says so on standard error and checks nothing; with `OCTET_GATES=required` it fails instead.
+//! is missing its gate is not run, which the report at the end of the tests says. One that is named must be there.
 //!
 //! `gates/limits.csv` has what each kernel may use. `OCTET_GATES=write` writes it anew.
 
@@ -109,7 +109,11 @@ fn check(found: &Table, architectures: &[&str]) {
     static FILE: Mutex<()> = Mutex::new(());
     let _file = FILE.lock().unwrap();
     let mut limits = read_limits();
-    if env::var("OCTET_GATES").is_ok_and(|mode| mode == "write") {
+    if let Ok(mode) = env::var("OCTET_GATES") {
+        assert_eq!(
+            mode, "write",
+            "OCTET_GATES may be `write`; OCTET_REQUIRE_COMPILERS=1 requires the compilers"
+        );
         limits.retain(|(architecture, ..), _| !architectures.contains(&architecture.as_str()));
         limits.extend(found.clone());
         let mut text = "architecture;module;kernel;registers;spills;shared_bytes\n".to_owned();
@@ -142,26 +146,24 @@ fn check(found: &Table, architectures: &[&str]) {
     assert!(faults.is_empty(), "{faults}");
 }
 
-/// Says that a gate checks nothing, or fails where it must not.
-#[expect(clippy::print_stderr, reason = "a gate that is skipped must be heard")]
-fn skipped(what: &str) {
-    assert!(
-        env::var("OCTET_GATES").is_ok_and(|mode| mode != "required") || env::var("OCTET_GATES").is_err(),
-        "{what}"
-    );
-    eprintln!("\n**** SKIPPED: {what} ****\n");
-}
-
-/// The newest clang with AMD's target.
-fn clang() -> Option<(PathBuf, u32)> {
-    let named = env::var_os("OCTET_CLANG").map(PathBuf::from);
-    let usual = ["clang-22", "clang-21", "clang-20", "clang-19", "clang"].map(PathBuf::from);
-    named.into_iter().chain(usual).find_map(|clang| {
-        let version = Command::new(&clang).arg("--version").output().ok()?;
+/// The newest clang with AMD's target, and its version; or why there is none.
+fn clang() -> Result<(PathBuf, u32), String> {
+    let usable = |clang: &Path| {
+        let version = Command::new(clang).arg("--version").output().ok()?;
         let text = String::from_utf8_lossy(&version.stdout).into_owned();
         let number = text.split("version ").nth(1)?.split('.').next()?.parse().ok()?;
-        let targets = Command::new(&clang).arg("--print-targets").output().ok()?;
-        String::from_utf8_lossy(&targets.stdout).contains("amdgcn").then_some((clang, number))
+        let targets = Command::new(clang).arg("--print-targets").output().ok()?;
+        let has_target = String::from_utf8_lossy(&targets.stdout).contains("amdgcn");
+        has_target.then(|| (clang.to_path_buf(), number))
+    };
+    if let Some(named) = env::var_os("OCTET_CLANG").filter(|name| !name.is_empty()).map(PathBuf::from) {
+        let named = usable(&named)
+            .unwrap_or_else(|| panic!("OCTET_CLANG names {}, no clang with AMD's target", named.display()));
+        return Ok(named);
+    }
+    let usual = ["clang-22", "clang-21", "clang-20", "clang-19", "clang"].map(Path::new);
+    usual.into_iter().find_map(usable).ok_or_else(|| {
+        "there is no clang with AMD's target (Debian: apt-get install clang-22, or clang-19)".to_owned()
     })
 }
 
@@ -189,13 +191,12 @@ fn usages_of(assembly: &str) -> Vec<(String, Usage)> {
 
 #[test]
 fn kernels_compile_for_amd_within_their_limits() {
-    let Some((clang, version)) = clang() else {
-        return skipped("no clang with AMD's target (clang-22): AMD's kernels are not compiled");
-    };
+    let (clang, version) = octet_unrun::needs!(clang());
     let folder = tempfile::tempdir().unwrap();
     let mut architectures = AMD.to_vec();
     if version < 20 {
-        skipped(&format!("clang {version} does not know gfx950: it needs clang 20 or newer"));
+        let missing = format!("clang {version} does not know gfx950: that needs clang 20 or newer");
+        octet_unrun::not_run(env!("CARGO_PKG_NAME"), &missing);
         architectures.retain(|&name| name != "gfx950");
     }
     let found = compile_all(&architectures, |architecture, source| {
@@ -214,6 +215,16 @@ fn kernels_compile_for_amd_within_their_limits() {
         usages_of(&String::from_utf8_lossy(&output.stdout))
     });
     check(&found, &architectures);
+}
+
+/// NVIDIA's compiler, or why there is none.
+fn nvrtc() -> Result<OfflineCompiler, String> {
+    let named = env::var_os("OCTET_NVRTC").filter(|name| !name.is_empty()).map(PathBuf::from);
+    let loaded = OfflineCompiler::load(Kind::Cuda, named.as_deref());
+    loaded.map_err(|error| {
+        assert!(named.is_none(), "OCTET_NVRTC: {error}");
+        "there is no NVRTC (PyPI: nvidia-cuda-nvrtc; OCTET_NVRTC names its file)".to_owned()
+    })
 }
 
 /// Registers, spills and shared memory from the log of ptxas.
@@ -241,11 +252,7 @@ fn usages_of_log(log: &str) -> Vec<(String, Usage)> {
 
 #[test]
 fn kernels_compile_for_nvidia_within_their_limits() {
-    let path = env::var_os("OCTET_NVRTC").map(PathBuf::from);
-    let compiler = match OfflineCompiler::load(Kind::Cuda, path.as_deref()) {
-        Ok(compiler) => compiler,
-        Err(error) => return skipped(&format!("NVIDIA's kernels are not compiled: {error}")),
-    };
+    let compiler = octet_unrun::needs!(nvrtc());
     let found = compile_all(&NVIDIA, |architecture, source| {
         let compiled = compiler.compile(source, architecture, &["--ptxas-options=-v"]);
         let compiled = compiled.unwrap_or_else(|error| panic!("{error}"));

@@ -48,6 +48,7 @@ fn requests() -> [SamplingParams; 4] {
 
 #[test]
 fn rows_that_need_the_host_and_rows_that_do_not_go_together() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let mut runner = runner("gfx942");
     let requests = requests();
     let mut sequences: Vec<SequenceState> =

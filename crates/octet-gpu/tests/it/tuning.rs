@@ -61,6 +61,7 @@ fn decode(runner: &mut Runner<GpuBackend>, times: usize) -> Vec<f32> {
 
 #[test]
 fn results_are_found_kept_and_used_again() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let golden = Golden::read(CASE);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("results.csv");
@@ -89,6 +90,7 @@ fn results_are_found_kept_and_used_again() {
 
 #[test]
 fn a_new_choice_voids_recorded_steps_and_an_old_one_does_not() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let golden = Golden::read(CASE);
     let mut runner = runner(&golden);
     let before = decode(&mut runner, 3);
@@ -108,6 +110,7 @@ fn a_new_choice_voids_recorded_steps_and_an_old_one_does_not() {
 
 #[test]
 fn results_of_pytorch_for_the_same_library_are_taken_over() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let golden = Golden::read(CASE);
     let mut runner = runner(&golden);
     let folder = tempfile::tempdir().unwrap();

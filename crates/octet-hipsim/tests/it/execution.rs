@@ -35,6 +35,7 @@ fn is_reversed(values: &[f32]) -> bool {
 
 #[test]
 fn threads_meet_at_a_barrier() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let source = REVERSE.replace("BARRIER", "__builtin_amdgcn_s_barrier();");
     for arch in ["gfx942", "gfx1100", "gfx950", "gfx1201", "gfx90a"] {
         assert!(is_reversed(&reverse(arch, &source)), "{arch}");
@@ -43,6 +44,7 @@ fn threads_meet_at_a_barrier() {
 
 #[test]
 fn a_missing_barrier_shows() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let values = reverse("gfx942", &REVERSE.replace("BARRIER", ""));
     assert!(!is_reversed(&values));
     assert!(values.iter().any(|value| value.is_nan()), "LDS that nobody wrote is poison");
@@ -50,6 +52,7 @@ fn a_missing_barrier_shows() {
 
 #[test]
 fn reading_behind_memory_is_a_fault_that_names_the_kernel() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     if !is_child() {
         let text = in_process("execution::reading_behind_memory_is_a_fault_that_names_the_kernel", &[]);
         assert!(text.contains("kernel reverse, block [3, 0, 0], thread "), "{text}");
@@ -96,6 +99,7 @@ fn sum_is_right(source: &str) -> bool {
 
 #[test]
 fn each_barrier_of_a_sum_is_needed() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let name = "execution::each_barrier_of_a_sum_is_needed";
     if !is_child() {
         let seeds = ["1", "2", "3", "4", "5"];
@@ -123,6 +127,7 @@ fn report(text: &str) {
 
 #[test]
 fn ids_are_those_of_the_grid() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let source = "struct Params { unsigned* to; };
         HIPSIM_KERNEL(ids, 64, Params) {
             unsigned x = __builtin_amdgcn_workgroup_id_x(), y = __builtin_amdgcn_workgroup_id_y();
@@ -163,36 +168,42 @@ fn expect_fault(name: &str, body: &str, result: i32, message: &str) {
 
 #[test]
 fn a_barrier_that_some_threads_miss_is_a_fault() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let name = "execution::a_barrier_that_some_threads_miss_is_a_fault";
     expect_fault(name, "if (thread < 128) __builtin_amdgcn_s_barrier();", 719, "do not meet at a barrier");
 }
 
 #[test]
 fn a_barrier_that_some_lanes_miss_is_a_fault() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let name = "execution::a_barrier_that_some_lanes_miss_is_a_fault";
     expect_fault(name, "if (thread != 70) __builtin_amdgcn_s_barrier();", 719, "diverged");
 }
 
 #[test]
 fn two_barriers_are_not_one() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let body = "if (thread < 64) __builtin_amdgcn_s_barrier(); else __builtin_amdgcn_s_barrier();";
     expect_fault("execution::two_barriers_are_not_one", body, 719, "do not meet at a barrier");
 }
 
 #[test]
 fn an_index_outside_of_lds_is_a_fault() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let name = "execution::an_index_outside_of_lds_is_a_fault";
     expect_fault(name, "values[thread + 1] = 1;", 719, "outside of its bounds");
 }
 
 #[test]
 fn a_null_pointer_is_a_fault() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let body = "if (thread == 9) *(volatile int*)(p.to == nullptr ? 4ul : 8ul) = 1;";
     expect_fault("execution::a_null_pointer_is_a_fault", body, 700, "thread 9: it reached for memory at 0x8");
 }
 
 #[test]
 fn endless_recursion_is_a_fault() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let body = "struct Deep { static int down(int n) { volatile int own[256]; own[n & 255] = n; int below = down(n + 1); return own[n & 255] + below; } };
             values[thread] = Deep::down(1);";
     expect_fault("execution::endless_recursion_is_a_fault", body, 700, "it reached for memory");
@@ -200,6 +211,7 @@ fn endless_recursion_is_a_fault() {
 
 #[test]
 fn freed_memory_is_a_fault() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     if !is_child() {
         in_process("execution::freed_memory_is_a_fault", &[]);
         return;

@@ -97,17 +97,20 @@ fn check(arch: &str, e4m3: Float8Format, e5m2: Float8Format) {
 
 #[test]
 fn gfx942_converts_to_fnuz() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     check("gfx942", Float8Format::E4M3Fnuz, Float8Format::E5M2Fnuz);
 }
 
 #[test]
 fn gfx950_and_gfx1201_convert_to_ocp() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     check("gfx950", Float8Format::E4M3, Float8Format::E5M2);
     check("gfx1201", Float8Format::E4M3, Float8Format::E5M2);
 }
 
 #[test]
 fn others_have_no_conversions() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     for arch in ["gfx90a", "gfx1100"] {
         let (result, log) = compile(arch, SOURCE, &[]).unwrap_err();
         assert_eq!(result, 6);

@@ -135,6 +135,7 @@ fn wmma(arch: &'static str, builtin: &'static str, element: Element, operand: &'
 
 #[test]
 fn mfma_of_16_and_32_bits() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     for arch in ["gfx90a", "gfx942", "gfx950"] {
         for (builtin, element, size, operand) in [
             ("__builtin_amdgcn_mfma_f32_16x16x4f32", Element::F32, (16, 4), "float"),
@@ -151,6 +152,7 @@ fn mfma_of_16_and_32_bits() {
 
 #[test]
 fn mfma_of_float8() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     for (arch, e4m3, e5m2) in [
         ("gfx942", Float8Format::E4M3Fnuz, Float8Format::E5M2Fnuz),
         ("gfx950", Float8Format::E4M3, Float8Format::E5M2),
@@ -165,6 +167,7 @@ fn mfma_of_float8() {
 
 #[test]
 fn mfma_of_gfx950() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     mfma("gfx950", "__builtin_amdgcn_mfma_f32_16x16x32_bf16", Element::Bf16, (16, 32), "bfloat8").check();
     mfma("gfx950", "__builtin_amdgcn_mfma_f32_16x16x32_f16", Element::F16, (16, 32), "half8").check();
     mfma("gfx950", "__builtin_amdgcn_mfma_f32_32x32x16_bf16", Element::Bf16, (32, 16), "bfloat8").check();
@@ -173,6 +176,7 @@ fn mfma_of_gfx950() {
 
 #[test]
 fn wmma_of_rdna() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     wmma("gfx1100", "__builtin_amdgcn_wmma_f32_16x16x16_bf16_w32", Element::Bf16, "short16").check();
     wmma("gfx1100", "__builtin_amdgcn_wmma_f32_16x16x16_f16_w32", Element::F16, "half16").check();
     wmma("gfx1201", "__builtin_amdgcn_wmma_f32_16x16x16_bf16_w32_gfx12", Element::Bf16, "short8").check();
@@ -184,6 +188,7 @@ fn wmma_of_rdna() {
 
 #[test]
 fn an_architecture_has_only_its_own_instructions() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let bf16 = Element::Bf16;
     let foreign = [
         wmma("gfx1100", "__builtin_amdgcn_wmma_f32_16x16x16_bf16_w32_gfx12", bf16, "short8"),

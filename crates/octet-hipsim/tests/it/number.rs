@@ -22,6 +22,7 @@ fn evaluate(expression: &str, values: &[f32]) -> Vec<f32> {
 
 #[test]
 fn approximations_are_near() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let values = [0.5_f32, 1.0, 2.0, 3.7, 10.0];
     for (expression, right) in [
         ("__builtin_amdgcn_exp2f(x)", f32::exp2 as fn(f32) -> f32),
@@ -51,6 +52,7 @@ fn approximations_are_near() {
 
 #[test]
 fn bytes_and_bits_are_moved() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let same = |expression: &str, right: u32| {
         let found = evaluate(&format!("({expression}) == {right}u ? 1 : 0"), &[0.0]);
         assert_eq!(found, [1.0], "{expression} is not {right:#x}");
@@ -63,6 +65,7 @@ fn bytes_and_bits_are_moved() {
 
 #[test]
 fn brain_floats_are_rounded_to_nearest_even() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let values = [1.0_f32, 1.003_906_2, 1.011_718_8, 3.3e38, -0.0, f32::INFINITY, 1e-40];
     let found = evaluate("(__bf16)x", &values);
     let right = values.map(|value| half::bf16::from_f32(value).to_f32());
@@ -71,6 +74,7 @@ fn brain_floats_are_rounded_to_nearest_even() {
 
 #[test]
 fn atomics_of_all_blocks_add_up() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let source = "struct Params { unsigned* whole; float* broken; unsigned* largest; };
         HIPSIM_KERNEL(count, 256, Params) {
             unsigned thread = __builtin_amdgcn_workitem_id_x(), block = __builtin_amdgcn_workgroup_id_x();

@@ -20,6 +20,7 @@ fn load(code: &[u8]) -> Result<usize, i32> {
 
 #[test]
 fn errors_of_the_source_name_its_lines() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let (result, log) = compile("gfx942", "\n\nHIPSIM_KERNEL(broken, 64, Nothing) {}", &[]).unwrap_err();
     assert_eq!(result, 6);
     assert!(log.contains("test.hip:3") && log.contains("Nothing"), "{log}");
@@ -27,6 +28,7 @@ fn errors_of_the_source_name_its_lines() {
 
 #[test]
 fn definitions_are_passed_on() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let code = compile("gfx1100", SOURCE, &["-DVALUE=5"]).unwrap();
     use_device("gfx1100");
     let module = load(&code).unwrap();
@@ -55,6 +57,7 @@ fn options_are_checked() {
 
 #[test]
 fn damaged_and_foreign_code_is_refused() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     use_device("gfx942");
     let code = compile("gfx942", SOURCE, &["-DVALUE=1"]).unwrap();
     let mut damaged = code.clone();
@@ -80,6 +83,7 @@ fn without_a_compiler_the_log_says_what_to_install() {
 
 #[test]
 fn launches_are_checked() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     use_device("gfx942");
     let to = Buffer::<i32>::new(1);
     let kernel = Kernel::new("gfx942", "set", &SOURCE.replace("VALUE", "2"));

@@ -48,6 +48,7 @@ fn with_delay(name: &str) -> bool {
 
 #[test]
 fn work_runs_later() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     if !with_delay("streams::work_runs_later") {
         return;
     }
@@ -79,6 +80,7 @@ fn work_runs_later() {
 
 #[test]
 fn streams_wait_for_events_and_not_else() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     if !with_delay("streams::streams_wait_for_events_and_not_else") {
         return;
     }
@@ -112,6 +114,7 @@ fn streams_wait_for_events_and_not_else() {
 
 #[test]
 fn the_default_stream_waits_for_blocking_streams() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     if !with_delay("streams::the_default_stream_waits_for_blocking_streams") {
         return;
     }
@@ -134,6 +137,7 @@ fn the_default_stream_waits_for_blocking_streams() {
 
 #[test]
 fn graphs_replay_what_was_captured() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let kernel = Kernel::new("gfx942", "add", ADD);
     let (own, other, host) = (stream(), stream(), pinned(1));
     let value = Buffer::of(&[100]);
@@ -217,6 +221,7 @@ fn a_branch_must_be_joined() {
 
 #[test]
 fn a_kernel_that_never_ends_can_be_had() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let name = "streams::a_kernel_that_never_ends_can_be_had";
     if !is_child() {
         let text = in_process(name, &[("OCTET_HIPSIM_HANG", "add:2")]);
@@ -238,6 +243,7 @@ fn a_kernel_that_never_ends_can_be_had() {
 
 #[test]
 fn a_kernel_that_fails_can_be_had() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let name = "streams::a_kernel_that_fails_can_be_had";
     if !is_child() {
         in_process(name, &[("OCTET_HIPSIM_FAULT", "add")]);

@@ -44,6 +44,7 @@ fn dpp(control: u32, bound: bool) -> String {
 
 #[test]
 fn dpp_within_rows() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     for arch in ["gfx942", "gfx1100"] {
         expect(arch, &dpp(0b00_01_10_11, true), |lane| Read::Lane(lane / 4 * 4 + 3 - lane % 4));
         expect(
@@ -73,6 +74,7 @@ fn dpp_within_rows() {
 
 #[test]
 fn dpp_across_rows_of_gfx9() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let last_below = |lane: usize| if lane < 16 { None } else { Some(lane / 16 * 16 - 1) };
     expect("gfx942", &dpp(0x142, false), |lane| last_below(lane).map_or(Read::Old, Read::Lane));
     expect("gfx942", &dpp(0x143, false), |lane| if lane < 32 { Read::Old } else { Read::Lane(31) });
@@ -82,6 +84,7 @@ fn dpp_across_rows_of_gfx9() {
 
 #[test]
 fn dpp_masks_keep_the_old_value() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let rows = "__builtin_amdgcn_update_dpp(-7, mine, 0x140, 0xa, 0xf, true)";
     expect("gfx942", rows, |lane| {
         if lane / 16 % 2 == 1 { Read::Lane(lane / 16 * 16 + 15 - lane % 16) } else { Read::Old }
@@ -94,6 +97,7 @@ fn dpp_masks_keep_the_old_value() {
 
 #[test]
 fn a_dpp_control_of_another_architecture_is_a_fault() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     if !is_child() {
         in_process("wave::a_dpp_control_of_another_architecture_is_a_fault", &[]);
         return;
@@ -111,6 +115,7 @@ fn a_dpp_control_of_another_architecture_is_a_fault() {
 
 #[test]
 fn lanes_are_pulled_pushed_and_swizzled() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     for (arch, wave) in [("gfx942", 64), ("gfx1100", 32)] {
         expect(arch, "__builtin_amdgcn_ds_bpermute(4 * (lane ^ 21), mine)", |lane| Read::Lane(lane ^ 21));
         expect(arch, "__builtin_amdgcn_ds_bpermute(4 * (lane + 3), mine)", |lane| {
@@ -147,6 +152,7 @@ fn lanes_are_pulled_pushed_and_swizzled() {
 
 #[test]
 fn lanes_vote_and_count() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let votes = evaluate("gfx942", "__builtin_amdgcn_ballot_w64(lane % 3 == 0) >> 32");
     assert!(votes.iter().all(|half| *half == 0x9249_2492_u32.cast_signed()), "{votes:x?}");
     let votes = evaluate("gfx1100", "__builtin_amdgcn_ballot_w32(lane >= 30)");
@@ -158,6 +164,7 @@ fn lanes_vote_and_count() {
 
 #[test]
 fn only_gfx950_swaps_halves() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let source = "struct Params { int* to; };
         HIPSIM_KERNEL(swap, 64, Params) { *p.to = __builtin_amdgcn_permlane32_swap(1u, 2u, false, false).x; }";
     assert_eq!(compile("gfx942", source, &[]).unwrap_err().0, 6);
@@ -165,6 +172,7 @@ fn only_gfx950_swaps_halves() {
 
 #[test]
 fn a_collective_without_some_lanes_is_a_fault() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     if !is_child() {
         in_process("wave::a_collective_without_some_lanes_is_a_fault", &[]);
         return;
@@ -183,6 +191,7 @@ fn a_collective_without_some_lanes_is_a_fault() {
 
 #[test]
 fn lanes_of_a_wave_exchange_through_lds_only_at_a_rendezvous() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let source = "struct Params { int* to; };
         HIPSIM_KERNEL(exchange, 64, Params) {
             HIPSIM_SHARED int values[64];

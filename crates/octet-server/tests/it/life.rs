@@ -222,7 +222,7 @@ fn terminate(shutdown_ms: u64, max_tokens: usize) -> (Value, Duration) {
             .contains("vllm:num_requests_running{model_name=\"scripted\",engine=\"0\"} 1")
     });
     let start = Instant::now();
-    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let killed = Command::new("sh").args(["-c", "kill -TERM $0", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let answer = request.join().unwrap();
     assert!(child.wait().unwrap().success(), "exit status 0");

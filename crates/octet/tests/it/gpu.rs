@@ -54,6 +54,7 @@ fn a_gpu_that_is_not_there_is_refused_with_the_places() {
 
 #[test]
 fn a_server_on_a_simulated_gpu_answers() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     for architecture in ["gfx942", "gfx1100"] {
         let variables = simulated(architecture);
         let folder = Checkpoint::llama().write();
@@ -78,6 +79,7 @@ fn a_server_on_a_simulated_gpu_answers() {
 
 #[test]
 fn the_selftest_passes_on_a_simulated_gpu_and_is_a_table() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let variables = simulated("gfx942");
     let ended = run_with(&["selftest", "--device", "hip"], &borrowed(&variables));
     assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
@@ -92,6 +94,7 @@ fn the_selftest_passes_on_a_simulated_gpu_and_is_a_table() {
 
 #[test]
 fn a_simulated_gpu_is_benchmarked_without_claims() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let variables = simulated("gfx1100");
     let folder = Checkpoint::llama().write();
     let model = folder.path().to_str().expect("a path of the test is text");
@@ -128,6 +131,7 @@ fn a_simulated_gpu_is_benchmarked_without_claims() {
 
 #[test]
 fn a_kernel_that_never_ends_ends_the_process_with_a_report() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let folder = Checkpoint::llama().write();
     let mut variables = simulated("gfx1100").to_vec();
     // Some step of the first request; the self-test and the steps before it pass.
@@ -162,6 +166,7 @@ const HASTE: [(&str, &str); 2] =
 
 #[test]
 fn a_model_is_tuned_on_a_simulated_gpu_and_its_results_are_used() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let device = simulated("gfx942");
     let variables = [&borrowed(&device)[..], &HASTE].concat();
     let (model, work) = (Checkpoint::llama().write(), Folder::new());
@@ -200,6 +205,7 @@ fn a_model_is_tuned_on_a_simulated_gpu_and_its_results_are_used() {
 
 #[test]
 fn a_server_on_a_simulated_gpu_tunes_first_and_then_answers() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let device = simulated("gfx942");
     let variables = [&borrowed(&device)[..], &HASTE].concat();
     let (model, work) = (Checkpoint::llama().write(), Folder::new());
@@ -230,6 +236,7 @@ fn a_server_on_a_simulated_gpu_tunes_first_and_then_answers() {
 
 #[test]
 fn results_of_another_library_are_not_imported() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     let device = simulated("gfx942");
     let (model, work) = (Checkpoint::llama().write(), Folder::new());
     let file = work.path().join("pytorch.csv");

@@ -31,6 +31,12 @@ pub(crate) fn serve(model: &Path, options: &[&str]) -> Command {
     command
 }
 
+/// Sends a signal, by the shell's own `kill`: small systems have no program of that name.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().expect("there is a shell").success());
+}
+
 /// Serves the model inside a copy of the program, far from where it was built.
 pub(crate) fn serve_shipped(program: &Path, cache_folder: &Path) -> Server {
     let mut command = Command::new(program);
@@ -249,9 +255,7 @@ impl Server {
 
     /// Asks the server to stop, as a service manager does, and returns how it ended and what it said last.
     pub(crate) fn stop(self) -> (ExitStatus, Vec<String>) {
-        let killed =
-            Command::new("kill").arg(self.child.id().to_string()).status().expect("kill is everywhere");
-        assert!(killed.success());
+        signal(&self.child, "TERM");
         self.ended()
     }
 

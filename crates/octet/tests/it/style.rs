@@ -165,6 +165,28 @@ fn a_crate_has_one_integration_binary() {
     }
 }
 
+/// Cargo runs tests by package: the report of what was not run is the last of what it prints.
+#[test]
+fn the_report_of_what_was_not_run_comes_last() {
+    let folders = house::crate_folders();
+    let last = folders.last().expect("there are crates");
+    assert_eq!(house::name_of(last), "octet-unrun", "a crate whose name sorts last would bury its report");
+    let with_doctests = folders.iter().filter(|folder| {
+        folder.join("src/lib.rs").exists()
+            && !house::read(&folder.join("Cargo.toml")).contains("[lib]\ndoctest = false\n")
+    });
+    let with_doctests: Vec<&PathBuf> = with_doctests.collect();
+    assert!(with_doctests.is_empty(), "tests of documentation would follow the report: {with_doctests:?}");
+    // So that none is written in vain.
+    let faults = faults_in(&sources(), |_, line| {
+        let fence = line.trim_start().strip_prefix("//")?.trim_start_matches(['/', '!']).trim();
+        ["```", "```rust", "```no_run", "```should_panic"].contains(&fence).then(|| {
+            "an example in documentation is not run here: make it a test, or mark it as text".to_owned()
+        })
+    });
+    expect_none(&faults);
+}
+
 /// Whether text in backticks names a file or folder of the repository, and not a type, a flag or an address.
 fn is_path(quoted: &str) -> bool {
     let plain = quoted.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::checkpoint::{Checkpoint, Folder};
-use crate::program::{Ended, Server, command_in, finish, launch_in};
+use crate::program::{Ended, Server, command_in, finish, launch_in, signal};
 
 const ENABLED: (&str, &str) = ("PYTORCH_TUNABLEOP_ENABLED", "1");
 const NOT_TUNING: (&str, &str) = ("PYTORCH_TUNABLEOP_TUNING", "0");
@@ -175,8 +175,7 @@ fn an_interrupt_loses_nothing() {
         assert!(begun.elapsed() < Duration::from_secs(120), "it does not tune");
         thread::sleep(Duration::from_millis(5));
     }
-    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(kill.expect("there is a kill").success());
+    signal(&child, "INT");
     let ended = finish(child);
     assert!(!ended.status.success() && ended.stderr.contains("interrupted"), "{}", ended.stderr);
     let kept = results(&csv);

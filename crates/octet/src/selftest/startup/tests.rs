@@ -119,6 +119,7 @@ fn the_cpu_passes_in_every_type() {
 
 #[test]
 fn simulated_gpus_pass_with_fnuz_and_without() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     for index in [0, 1] {
         let (mut device, _folder) = gpu(index, None);
         let passed = check(&mut device, &in_use()).expect("the simulated device computes rightly");
@@ -128,6 +129,7 @@ fn simulated_gpus_pass_with_fnuz_and_without() {
 
 #[test]
 fn seeded_faults_are_refused_with_what_is_wrong() {
+    octet_unrun::needs!(octet_hipsim::compiler());
     for SeededFault { device, file, from, to, said } in FAULTS {
         let (mut backend, _folder) = gpu(device, Some((file, changed(file, from, to))));
         let error = check(&mut backend, &in_use()).expect_err(from).to_string();
