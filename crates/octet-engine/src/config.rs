@@ -1,5 +1,7 @@
 //! What the engine is told once, at start.
 
+use std::time::Duration;
+
 use crate::error::{ConfigError, SubmitError};
 use crate::request::Request;
 
@@ -32,6 +34,9 @@ pub struct EngineConfig {
     pub enable_prefix_caching: bool,
     /// Whether a prompt may be computed over several steps.
     pub enable_chunked_prefill: bool,
+    /// How long streams may pause while a prompt is computed: steps get as many prompt tokens as are measured to fit.
+    /// Zero sets no bound, and without chunked prefill there can be none.
+    pub max_stream_gap: Duration,
     /// The most tokens of one sequence in one step; 0 sets no such limit.
     pub long_prefill_token_threshold: usize,
     /// Fraction of the blocks that admission leaves free, `0.0..1.0`. It does not apply when nothing runs.
@@ -48,7 +53,7 @@ pub struct EngineConfig {
 
 impl EngineConfig {
     /// A configuration for a cache of `num_blocks` blocks: chunked prefill and prefix caching on, first come first
-    /// served, no watermark, no sliding window, and vLLM's sizes for a CPU (`max_num_batched_tokens` 2048 and
+    /// served, no watermark, no sliding window, no bound on the gaps of streams, and vLLM's sizes for a CPU (`max_num_batched_tokens` 2048 and
     /// `max_num_seqs` 128, each no larger than makes sense for the other and for `max_model_len`).
     #[must_use]
     pub fn new(num_blocks: usize, block_size: usize, max_model_len: usize) -> Self {
@@ -63,6 +68,7 @@ impl EngineConfig {
             policy: SchedulingPolicy::FirstComeFirstServed,
             enable_prefix_caching: true,
             enable_chunked_prefill: true,
+            max_stream_gap: Duration::ZERO,
             long_prefill_token_threshold: 0,
             watermark: 0.0,
             max_queued: 1024,
@@ -107,6 +113,9 @@ impl EngineConfig {
         }
         if !self.enable_chunked_prefill && self.long_prefill_token_threshold > 0 {
             return Err(ConfigError::ThresholdWithoutChunks { threshold: self.long_prefill_token_threshold });
+        }
+        if !self.enable_chunked_prefill && !self.max_stream_gap.is_zero() {
+            return Err(ConfigError::GapWithoutChunks { gap: self.max_stream_gap });
         }
         if !(0.0..1.0).contains(&self.watermark) {
             return Err(ConfigError::Watermark { watermark: self.watermark });

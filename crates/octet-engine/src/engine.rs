@@ -9,6 +9,7 @@ use crate::config::EngineConfig;
 use crate::error::{ConfigError, SubmitError};
 use crate::executor::{Executor, ExecutorError, OutputRow, RowOutcome, StepOutput, StepPlan};
 use crate::ledger::Ledger;
+use crate::pace::{Measured, Pace};
 use crate::request::{Delivery, Event, FinishReason, Request, RequestFault, RequestId};
 use crate::scheduler::Scheduler;
 use crate::sequence::{Sequence, SequenceKey};
@@ -49,6 +50,7 @@ pub struct Engine<E> {
     config: EngineConfig,
     executor: E,
     scheduler: Scheduler,
+    pace: Pace,
     ledger: Ledger,
     keys: HashMap<RequestId, SequenceKey>,
     plan: StepPlan,
@@ -79,6 +81,7 @@ impl<E: Executor> Engine<E> {
             keys: HashMap::new(),
             plan: StepPlan::default(),
             output: StepOutput::default(),
+            pace: Pace::new(config.max_stream_gap),
             now: Duration::ZERO,
             dead: false,
             config,
@@ -160,11 +163,24 @@ impl<E: Executor> Engine<E> {
     /// # Errors
     /// The device failed; every request has had its end and the engine takes no more.
     pub fn step(&mut self, clock: &dyn Fn() -> Duration) -> Result<StepSummary, ExecutorError> {
+        let budget = if self.pace.is_off() { usize::MAX } else { self.pace.budget(self.scheduler.demand()) };
+        self.step_within(budget, clock)
+    }
+
+    /// The same with a given number of prompt tokens at most (one at least), such as a recorded plan carries.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub fn step_within(
+        &mut self,
+        prompt_budget: usize,
+        clock: &dyn Fn() -> Duration,
+    ) -> Result<StepSummary, ExecutorError> {
         if !self.has_work() {
             return Ok(StepSummary::default());
         }
         self.now = clock();
-        self.scheduler.schedule(&mut self.plan);
+        self.scheduler.schedule(prompt_budget, &mut self.plan);
         assert!(!self.plan.batch.sequences.is_empty(), "a step with requests computes something");
         self.start_sequences();
         self.output.rows.clear();
@@ -176,7 +192,8 @@ impl<E: Executor> Engine<E> {
             self.fail_all(&RequestFault::of(&error));
             return Err(error);
         }
-        self.now = clock();
+        let start = std::mem::replace(&mut self.now, clock());
+        self.pace.observe(measured(&self.plan, self.now.saturating_sub(start)));
         Ok(self.book())
     }
 
@@ -362,6 +379,21 @@ fn stop_reason(sequence: &Sequence, token: u32, longest_sequence: usize) -> Opti
     }
     let full = sequence.tokens.len() >= longest_sequence || sequence.generated() >= sequence.max_tokens;
     full.then_some(Ending::Finished(FinishReason::Length, None))
+}
+
+/// An executed step in numbers.
+fn measured(plan: &StepPlan, took: Duration) -> Measured {
+    let mut step = Measured { streams: 0, prompt_tokens: 0, context: 0, budget: plan.prompt_budget, took };
+    for sequence in &plan.batch.sequences {
+        if sequence.rows == 1 {
+            step.streams += 1;
+        } else {
+            step.prompt_tokens += sequence.rows;
+            step.context += sequence.rows * (sequence.computed + sequence.rows / 2);
+        }
+    }
+    step.context /= step.prompt_tokens.max(1);
+    step
 }
 
 /// Checks that the executor answered each output in its kind: anything else is a defect that would mix up requests.

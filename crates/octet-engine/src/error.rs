@@ -1,5 +1,7 @@
 //! Why the engine does not start, and why it does not take a request.
 
+use std::time::Duration;
+
 /// A configuration that cannot work, or a thread that cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -48,6 +50,12 @@ pub enum ConfigError {
     ThresholdWithoutChunks {
         /// The threshold.
         threshold: usize,
+    },
+    /// Without chunks a prompt takes as long as it takes.
+    #[error("max_stream_gap is {gap:?}, which needs chunked prefill, but that is off")]
+    GapWithoutChunks {
+        /// The gap.
+        gap: Duration,
     },
     /// Not a fraction.
     #[error("the watermark is {watermark}; it must be at least 0 and below 1")]

@@ -29,6 +29,8 @@ pub struct StepPlan {
     pub batch: Batch,
     /// What each of `batch.output_rows` is for, in the same order.
     pub outputs: Vec<OutputRow>,
+    /// The most prompt tokens that the step was allowed: with it, [`crate::Engine::step_within`] replays the step.
+    pub prompt_budget: usize,
 }
 
 /// What became of one output row.

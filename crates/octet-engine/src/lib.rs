@@ -7,7 +7,8 @@
 //!
 //! 1. [`EngineHandle::submit`] checks a [`Request`] and puts it in the mailbox, if fewer than `max_queued` are inside.
 //! 2. Between two steps the thread takes it out: the ledger opens an account, the scheduler queues a sequence.
-//! 3. [`Engine::step`] asks the scheduler for a plan. There is no prefill phase and no decode phase: a sequence has
+//! 3. [`Engine::step`] asks the scheduler for a plan, in which prompts get as many tokens as `pace.rs` measured to be
+//!    computed in the time that other streams may pause. There is no prefill phase and no decode phase: a sequence has
 //!    tokens known and tokens computed, and each step closes some of the difference. Admission gives it a [`Slot`] for
 //!    its sampling state, whatever the prefix cache has of its prompt, and blocks for the rest. A sequence that must
 //!    give way loses its blocks, keeps its slot and its tokens, and is computed again later.
@@ -18,7 +19,7 @@
 //! # Invariants
 //!
 //! - A request ends exactly once and its blocks return exactly once: `ledger.rs` and `block_pool.rs` assert it.
-//! - The same submissions and outcomes lead to the same plans.
+//! - The same submissions, prompt budgets and outcomes lead to the same plans; a plan carries its budget.
 //! - It cannot deadlock: whoever is taken fits alone, and whoever runs alone gets its blocks.
 //! - Equal prefixes are found by hash and then compared; a hash collision costs time, never correctness.
 //! - After warm-up, planning and booking a step of running sequences allocates nothing.
@@ -33,6 +34,7 @@ mod handle;
 mod kv_blocks;
 mod ledger;
 mod mailbox;
+mod pace;
 mod prefix_cache;
 mod queue;
 mod request;

@@ -1,5 +1,5 @@
 //! Which sequences get how many tokens in which blocks. Takes no clock, does no I/O and draws no random numbers: the
-//! same submissions and outcomes lead to the same plans.
+//! same submissions, prompt budgets and outcomes lead to the same plans.
 //!
 //! The rules are those of vLLM's V1 scheduler: running sequences first, in order; whoever finds no block makes the
 //! sequence with the largest rank give way; then, unless somebody gave way, waiting requests while their whole prompt
@@ -12,6 +12,7 @@ use crate::config::{EngineConfig, SchedulingPolicy};
 use crate::executor::{OutputRow, Slot, StepPlan};
 use crate::kv_blocks::KvBlocks;
 use crate::ledger::BlockTally;
+use crate::pace::Demand;
 use crate::prefix_cache::PrefixId;
 use crate::queue::{Rank, WaitingQueue};
 use crate::request::Request;
@@ -33,6 +34,43 @@ impl Decisions {
         self.scheduled.clear();
         self.started.clear();
         self.preempted = 0;
+    }
+}
+
+/// What is left of a step.
+struct Budget {
+    /// Tokens in all.
+    tokens: usize,
+    /// Tokens of prompts.
+    prompts: usize,
+    /// Running streams that have not got their token: whatever prompts there are, they will.
+    streams: usize,
+}
+
+impl Budget {
+    /// Tokens that a prompt can have.
+    fn for_prompt(&self) -> usize {
+        self.prompts.min(self.tokens.saturating_sub(self.streams))
+    }
+
+    /// Gives tokens to a sequence.
+    fn take(&mut self, tokens: usize, is_stream: bool) {
+        self.tokens -= tokens;
+        if is_stream {
+            self.streams -= 1;
+        } else {
+            self.prompts -= tokens;
+        }
+    }
+
+    /// Takes them back; a stream that leaves without any needs none.
+    fn give_back(&mut self, tokens: usize, is_stream: bool) {
+        self.tokens += tokens;
+        match (is_stream, tokens) {
+            (false, _) => self.prompts += tokens,
+            (true, 0) => self.streams -= 1,
+            (true, _) => {}
+        }
     }
 }
 
@@ -142,10 +180,32 @@ impl Scheduler {
         self.kv.distrust(&self.sequences[key]);
     }
 
-    /// Plans a step: fills `plan` and `self.decisions`.
-    pub(crate) fn schedule(&mut self, plan: &mut StepPlan) {
+    /// What the next step will find.
+    pub(crate) fn demand(&mut self) -> Demand {
+        let mut demand = Demand::default();
+        for key in &self.running {
+            let sequence = &self.sequences[*key];
+            if sequence.is_stream() {
+                demand.streams += 1;
+            } else {
+                demand.context = demand.context.max(sequence.computed);
+            }
+        }
+        if let (true, Some((_, key))) = (self.running.len() < self.config.max_num_seqs, self.next_waiting()) {
+            demand.context = demand.context.max(self.kv.find_prefix(&mut self.sequences[key]).0);
+        }
+        demand
+    }
+
+    /// Plans a step of at most `prompt_budget` prompt tokens: fills `plan` and `self.decisions`.
+    pub(crate) fn schedule(&mut self, prompt_budget: usize, plan: &mut StepPlan) {
         self.decisions.clear();
-        let mut budget = self.config.max_num_batched_tokens;
+        plan.prompt_budget = prompt_budget;
+        let mut budget = Budget {
+            tokens: self.config.max_num_batched_tokens,
+            prompts: prompt_budget.max(1),
+            streams: self.running.iter().filter(|key| self.sequences[**key].is_stream()).count(),
+        };
         self.schedule_running(&mut budget);
         // Only now is it settled who computes what: a sequence that was scheduled and then gave way computes nothing.
         for key in &self.decisions.scheduled {
@@ -157,34 +217,38 @@ impl Scheduler {
         self.fill(plan);
     }
 
-    /// Tokens that a sequence with `remaining` tokens to compute gets out of `budget`.
-    fn share(&self, remaining: usize, budget: usize) -> usize {
+    /// Tokens that a sequence with `remaining` tokens to compute gets out of `budget`, if it is no stream.
+    fn share(&self, remaining: usize, budget: &Budget) -> usize {
         let threshold = match self.config.long_prefill_token_threshold {
             0 => usize::MAX,
             threshold => threshold,
         };
-        remaining.min(threshold).min(budget)
+        remaining.min(threshold).min(budget.for_prompt())
     }
 
-    fn schedule_running(&mut self, budget: &mut usize) {
+    fn schedule_running(&mut self, budget: &mut Budget) {
         let mut position = 0;
-        while position < self.running.len() && *budget > 0 {
+        while position < self.running.len() {
             let key = self.running[position];
             let sequence = &mut self.sequences[key];
             self.kv.release_passed(sequence);
-            let computed = sequence.computed;
+            let (computed, is_stream) = (sequence.computed, sequence.is_stream());
             let remaining = sequence.tokens.len() - computed;
-            let tokens = self.share(remaining, *budget);
+            let tokens = if is_stream { 1 } else { self.share(remaining, budget) };
+            if tokens == 0 {
+                position += 1;
+                continue;
+            }
             loop {
                 if self.kv.extend(&mut self.sequences[key], computed + tokens) {
                     self.sequences[key].scheduled = tokens;
                     self.decisions.scheduled.push(key);
-                    *budget -= tokens;
+                    budget.take(tokens, is_stream);
                     position += 1;
                     break;
                 }
                 let victim = self.victim();
-                *budget += self.preempt(victim);
+                self.preempt(victim, budget);
                 if victim == position {
                     break;
                 }
@@ -202,28 +266,29 @@ impl Scheduler {
             .expect("a sequence that finds no block runs")
     }
 
-    /// Takes everything but its slot from the running sequence at `position`; returns the tokens that this step had
-    /// given it.
-    fn preempt(&mut self, position: usize) -> usize {
+    /// Takes everything but its slot from the running sequence at `position`, and into `budget` the tokens that this
+    /// step had given it.
+    fn preempt(&mut self, position: usize, budget: &mut Budget) {
         let key = self.running.remove(position);
         let sequence = &mut self.sequences[key];
+        let is_stream = sequence.is_stream();
         self.kv.release_all(sequence);
         sequence.computed = 0;
         let tokens = std::mem::take(&mut sequence.scheduled);
         if tokens > 0 {
             self.decisions.scheduled.retain(|other| *other != key);
         }
+        budget.give_back(tokens, is_stream);
         self.preempted.insert(sequence.rank, key);
         self.decisions.preempted += 1;
-        tokens
     }
 
-    fn admit_waiting(&mut self, budget: &mut usize) {
+    fn admit_waiting(&mut self, budget: &mut Budget) {
         let mut promised = self.running.iter().map(|key| self.promised_blocks(&self.sequences[*key])).sum();
-        while *budget > 0 && self.running.len() < self.config.max_num_seqs {
+        while budget.for_prompt() > 0 && self.running.len() < self.config.max_num_seqs {
             let Some((rank, key)) = self.next_waiting() else { break };
-            let Some(tokens) = self.admit(key, *budget, promised) else { break };
-            *budget -= tokens;
+            let Some(tokens) = self.admit(key, budget, promised) else { break };
+            budget.take(tokens, false);
             let first_time = self.sequences[key].slot.is_none();
             let queue = if first_time { &mut self.fresh } else { &mut self.preempted };
             assert!(queue.remove(rank), "the front of a queue is in it");
@@ -259,7 +324,7 @@ impl Scheduler {
 
     /// Gives a waiting sequence its cached prefix and the blocks of its first tokens, if all of its known tokens will
     /// fit beside what is `promised` to others; returns the number of tokens that it computes in this step.
-    fn admit(&mut self, key: SequenceKey, budget: usize, promised: usize) -> Option<usize> {
+    fn admit(&mut self, key: SequenceKey, budget: &Budget, promised: usize) -> Option<usize> {
         let sequence = &mut self.sequences[key];
         let known = sequence.tokens.len();
         let (cached, hit) = self.kv.find_prefix(sequence);

@@ -121,6 +121,11 @@ impl Sequence {
         self.hashes.reserve_exact(blocks.saturating_sub(self.hashes.len()));
     }
 
+    /// Whether one token is all that is to be computed: the next token of a stream, which nothing may delay.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.computed + 1 == self.tokens.len()
+    }
+
     /// Tokens generated so far.
     pub(crate) fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_tokens

@@ -45,6 +45,7 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<()> {
 pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
     let mut config = server_config(arguments)?;
     let plan = GemmPlan::new(&arguments.gemm)?;
+    let gap = settings::stream_gap(arguments.max_stream_gap, &arguments.engine)?;
     // A taken port is known before minutes are spent on loading.
     let socket = octet_server::bind(&config)?;
     let source =
@@ -64,13 +65,13 @@ pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
         Chosen::Cpu => {
             let mut ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
             ready.tune(plan)?;
-            service(arguments, &source, config, text, ready)?
+            service(arguments, &source, config, text, gap, ready)?
         }
         Chosen::Gpu(gpu) => {
             let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
             let mut ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
             ready.tune(plan)?;
-            service(arguments, &source, config, text, ready)?
+            service(arguments, &source, config, text, gap, ready)?
         }
     };
     Ok((service, socket))
@@ -82,9 +83,11 @@ fn service<R: Executor + Send + 'static>(
     source: &Source,
     mut config: ServerConfig,
     text: TextSide,
+    max_stream_gap: Duration,
     mut ready: Ready<R>,
 ) -> Result<Service> {
     ready.engine.max_queued = arguments.max_queued_requests;
+    ready.engine.max_stream_gap = max_stream_gap;
     config.cache_config = cache_labels(&ready, arguments);
     let model = served_model(arguments, source, &ready, text);
     let (engine, engine_thread) = ready.spawn()?;

@@ -25,6 +25,8 @@ const RESERVED_VARIABLE: &str = "VLLM_CPU_NUM_OF_RESERVED_CPU";
 const BATCHED_TOKENS: usize = 2048;
 /// Seconds that a step may take on a GPU, unless said otherwise: many times what the longest prefill takes.
 const STEP_SECONDS: u64 = 60;
+/// How long streams may pause beside a prompt, unless said otherwise.
+const STREAM_GAP: Duration = Duration::from_millis(500);
 /// Sequences that run at once, unless said otherwise: vLLM's default on a CPU.
 const SEQUENCES: usize = 128;
 
@@ -173,6 +175,23 @@ fn kv_space_variable() -> Result<Option<usize>> {
         0.0 => Ok(None),
         gib if gib > 0.0 && gib < 1e6 => Ok(Some((gib * f64::from(1 << 30)) as usize)),
         gib => bail!("{KV_SPACE_VARIABLE} is {gib}, expected a number of GiB of at least 0"),
+    }
+}
+
+/// How long streams may pause beside a prompt.
+///
+/// # Errors
+/// A bound is asked for, and prompts are not to be split.
+pub(crate) fn stream_gap(asked: Option<Duration>, arguments: &EngineArgs) -> Result<Duration> {
+    match asked {
+        Some(gap) if !gap.is_zero() && !chunks(arguments) => bail!(
+            "--max-stream-gap {} needs prompts that are split, and --no-enable-chunked-prefill computes each in one \
+             step; leave one of them out",
+            gap.as_secs_f64()
+        ),
+        Some(gap) => Ok(gap),
+        None if chunks(arguments) => Ok(STREAM_GAP),
+        None => Ok(Duration::ZERO),
     }
 }
 

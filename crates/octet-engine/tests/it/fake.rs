@@ -2,7 +2,7 @@
 //! written there, reads it back the way attention would, and samples tokens that depend on all that was read.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -61,6 +61,9 @@ pub(crate) struct Fake {
     pub(crate) panics_at: Option<usize>,
     /// Each step takes this long.
     pub(crate) delay: Duration,
+    /// On [`Fake::clock`] each row takes this long, and a step as long as ten rows more.
+    pub(crate) row_time: Duration,
+    time_ns: Arc<AtomicU64>,
     /// Slices of work of its own that are left, by which it tells a test how far it is.
     pub(crate) idle_slices: Arc<AtomicUsize>,
 }
@@ -76,8 +79,16 @@ impl Fake {
             stalls_at: None,
             panics_at: None,
             delay: Duration::ZERO,
+            row_time: Duration::ZERO,
+            time_ns: Arc::default(),
             idle_slices: Arc::default(),
         }
+    }
+
+    /// A clock that only steps move.
+    pub(crate) fn clock(&self) -> impl Fn() -> Duration + use<> {
+        let time_ns = Arc::clone(&self.time_ns);
+        move || Duration::from_nanos(time_ns.load(Ordering::SeqCst))
     }
 
     /// The seed of the sequence in a slot, by which tests know it.
@@ -193,6 +204,9 @@ impl Executor for Fake {
         let step = self.plans.len();
         self.plans.push(plan.clone());
         std::thread::sleep(self.delay);
+        let rows = u32::try_from(10 + plan.batch.rows()).unwrap();
+        let took = u64::try_from((self.row_time * rows).as_nanos()).unwrap();
+        self.time_ns.fetch_add(took, Ordering::SeqCst);
         assert!(self.panics_at != Some(step), "a defect in the model");
         if self.fails_at == Some(step) {
             return Err(ExecutorError::Failed("the device is lost".into()));

@@ -13,6 +13,9 @@ use crate::fake::{
     Expected, FAULTY, Fake, Record, VOCABULARY, drain, engine, impatient_request, run_alone, sampling,
 };
 
+/// A row's time on the fake's clock.
+const ROW_TIME: Duration = Duration::from_millis(1);
+
 /// One request of a scenario.
 #[derive(Clone, Debug)]
 struct Plan {
@@ -36,7 +39,8 @@ fn config() -> impl Strategy<Value = EngineConfig> {
     let sizes = (2..14_usize, 1..5_usize, 3..40_usize, 1..6_usize, 0..12_usize);
     let rules =
         (any::<bool>(), any::<bool>(), prop::bool::weighted(0.8), 0..6_usize, prop::option::of(2..9_usize));
-    (sizes, rules, 0.0..0.4).prop_map(|(sizes, rules, watermark)| {
+    let gap = prop::option::of((1..60_u32).prop_map(|rows| rows * ROW_TIME));
+    (sizes, rules, 0.0..0.4, gap).prop_map(|(sizes, rules, watermark, gap)| {
         let (num_blocks, block_size, max_model_len, max_num_seqs, spare_budget) = sizes;
         let (priority, enable_prefix_caching, enable_chunked_prefill, threshold, sliding_window) = rules;
         let least = if enable_chunked_prefill { max_num_seqs } else { max_num_seqs.max(max_model_len) };
@@ -51,6 +55,7 @@ fn config() -> impl Strategy<Value = EngineConfig> {
             enable_prefix_caching,
             enable_chunked_prefill,
             long_prefill_token_threshold: if enable_chunked_prefill { threshold } else { 0 },
+            max_stream_gap: gap.filter(|_| enable_chunked_prefill).unwrap_or_default(),
             watermark,
             sliding_window,
             ..EngineConfig::new(num_blocks, block_size, max_model_len)
@@ -109,15 +114,43 @@ struct Taken {
     aborted: bool,
 }
 
+/// How many prompt tokens a step may have.
+#[derive(Clone, Copy)]
+enum Pacing<'a> {
+    /// As many as the engine measures to be right.
+    Measured,
+    /// As many as in these plans.
+    Recorded(&'a [StepPlan]),
+    /// As many as chance will have it.
+    Random(u64),
+}
+
+impl Pacing<'_> {
+    fn step(self, engine: &mut Engine<Fake>) {
+        let (at, clock) = (engine.executor().plans.len(), engine.executor().clock());
+        if engine.has_work() {
+            let budget = match self {
+                Self::Measured => {
+                    engine.step(&clock).unwrap();
+                    return;
+                }
+                Self::Recorded(plans) => plans[at].prompt_budget,
+                Self::Random(seed) => usize::try_from(crate::fake::mix(seed, at as u64) % 20).unwrap(),
+            };
+            engine.step_within(budget, &clock).unwrap();
+        }
+    }
+}
+
 /// Plays a scenario to its end.
-fn play(config: &EngineConfig, actions: &[Action]) -> (Engine<Fake>, Vec<Taken>) {
-    let mut engine = engine(config);
+fn play(config: &EngineConfig, actions: &[Action], pacing: Pacing<'_>) -> (Engine<Fake>, Vec<Taken>) {
+    let mut executor = Fake::new(config);
+    executor.row_time = ROW_TIME;
+    let mut engine = Engine::new(config.clone(), executor).unwrap();
     let mut taken: Vec<Taken> = Vec::new();
     for action in actions {
         match action {
-            Action::Step => {
-                engine.step(&|| Duration::ZERO).unwrap();
-            }
+            Action::Step => pacing.step(&mut engine),
             Action::ResetPrefixes => {
                 let _ = engine.reset_prefix_cache();
             }
@@ -144,7 +177,10 @@ fn play(config: &EngineConfig, actions: &[Action]) -> (Engine<Fake>, Vec<Taken>)
             }
         }
     }
-    drain(&mut engine, 20_000);
+    for _ in 0..20_000 {
+        pacing.step(&mut engine);
+    }
+    assert!(!engine.has_work(), "requests are left: {:?}", engine.stats());
     (engine, taken)
 }
 
@@ -178,8 +214,11 @@ proptest! {
     fn whatever_happens_every_request_gives_what_it_gives_alone(
         config in config(),
         actions in prop::collection::vec(action(), 1..70),
+        random in prop::option::of(any::<u64>()),
     ) {
-        let (mut engine, taken) = play(&config, &actions);
+        let chunks = config.enable_chunked_prefill;
+        let pacing = random.filter(|_| chunks).map_or(Pacing::Measured, Pacing::Random);
+        let (mut engine, taken) = play(&config, &actions, pacing);
         taken.iter().for_each(check);
         let stats = engine.stats();
         prop_assert_eq!((stats.running, stats.waiting), (0, 0));
@@ -197,10 +236,13 @@ proptest! {
         actions in prop::collection::vec(action(), 1..70),
         other_seed in any::<u64>(),
     ) {
-        let plans = |config: &EngineConfig| -> Vec<StepPlan> { play(config, &actions).0.executor().plans.clone() };
-        let first = plans(&config);
-        prop_assert_eq!(&first, &plans(&config));
-        prop_assert_eq!(&first, &plans(&EngineConfig { hash_seed: other_seed, ..config }));
+        let plans = |config: &EngineConfig, pacing| -> Vec<StepPlan> {
+            play(config, &actions, pacing).0.executor().plans.clone()
+        };
+        let first = plans(&config, Pacing::Measured);
+        prop_assert_eq!(&first, &plans(&config, Pacing::Recorded(&first)));
+        let elsewhere = EngineConfig { hash_seed: other_seed, max_stream_gap: Duration::ZERO, ..config };
+        prop_assert_eq!(&first, &plans(&elsewhere, Pacing::Recorded(&first)), "the plans carry the budgets");
     }
 }
 

@@ -65,6 +65,51 @@ fn a_long_prompt_is_computed_in_chunks_of_the_budget_beside_decodes() {
     assert_eq!(seen, [vec![1, 9], vec![1, 9], vec![1, 7], vec![1, 1]]);
 }
 
+/// A prompt of 300 tokens comes in beside a stream, on a machine that computes a hundred rows a second; the tokens of
+/// each step until the prompt is done, and the longest of these steps.
+fn long_prompt_beside_a_stream(max_stream_gap: Duration) -> (Vec<Vec<usize>>, Duration) {
+    let config = EngineConfig { max_stream_gap, max_num_seqs: 4, ..EngineConfig::new(200, 4, 400) };
+    let mut executor = Fake::new(&config);
+    executor.row_time = Duration::from_millis(10);
+    let clock = executor.clock();
+    let mut engine = Engine::new(config, executor).unwrap();
+    submit(&mut engine, 0, &distinct(0, 100), 200);
+    for _ in 0..10 {
+        engine.step(&clock).unwrap();
+    }
+    let prompt = submit(&mut engine, 1, &distinct(1, 300), 1);
+    let (mut seen, mut longest) = (Vec::new(), Duration::ZERO);
+    while prompt.end().is_none() {
+        let start = clock();
+        engine.step(&clock).unwrap();
+        seen.push(shares(&engine));
+        longest = longest.max(clock() - start);
+    }
+    (seen, longest)
+}
+
+#[test]
+fn a_prompt_is_cut_so_that_streams_keep_their_gap() {
+    let (seen, longest) = long_prompt_beside_a_stream(Duration::from_millis(500));
+    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    assert!(seen.len() >= 300 / 40 && seen.len() <= 300 / 16 + 1, "{seen:?}");
+    assert!(seen.iter().all(|shares| shares[0] == 1), "the stream has a token of every step: {seen:?}");
+    assert_eq!(long_prompt_beside_a_stream(Duration::ZERO).0, [[1, 300]], "without a bound nothing is cut");
+}
+
+#[test]
+fn a_stream_has_its_token_however_few_are_left_to_prompts() {
+    let mut engine = engine(&EngineConfig { long_prefill_token_threshold: 4, ..roomy() });
+    submit(&mut engine, 0, &distinct(0, 30), 4);
+    submit(&mut engine, 1, &distinct(1, 2), 20);
+    step(&mut engine);
+    assert_eq!(shares(&engine), [4, 2]);
+    for (budget, expected) in [(3, [3, 1]), (1, [1, 1]), (0, [1, 1]), (64, [4, 1])] {
+        engine.step_within(budget, &|| Duration::ZERO).unwrap();
+        assert_eq!(shares(&engine), expected);
+    }
+}
+
 #[test]
 fn the_threshold_caps_the_share_of_one_sequence() {
     let mut engine = engine(&EngineConfig { long_prefill_token_threshold: 6, ..roomy() });
@@ -524,8 +569,11 @@ fn configurations_that_cannot_work_are_refused_with_the_numbers() {
     );
     let whole = EngineConfig { enable_chunked_prefill: false, ..roomy() };
     assert!(message(whole.clone()).contains("raise it to 80"));
-    let threshold = EngineConfig { long_prefill_token_threshold: 4, max_model_len: 64, ..whole };
+    let whole = EngineConfig { max_model_len: 64, ..whole };
+    let threshold = EngineConfig { long_prefill_token_threshold: 4, ..whole.clone() };
     assert!(message(threshold).contains("needs chunked prefill"));
+    let gap = EngineConfig { max_stream_gap: Duration::from_secs(1), ..whole };
+    assert!(message(gap).starts_with("max_stream_gap is 1s, which needs chunked prefill"));
     assert!(message(EngineConfig { watermark: 1.0, ..roomy() }).contains("below 1"));
     assert!(message(EngineConfig { sliding_window: Some(0), ..roomy() }).contains("sliding_window"));
 }

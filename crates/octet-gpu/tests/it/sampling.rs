@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use octet_backend::Batch;
 use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 use octet_gpu::{GpuBackend, GpuOptions};
 use octet_model::{LoadedModel, ModelSource, Runner, RunnerLimits};
@@ -60,7 +59,7 @@ fn rows_that_need_the_host_and_rows_that_do_not_go_together() {
     let mut computed = 0;
     // A prompt, then steps of decode alone: run, recorded, and replayed.
     for step in 0..4 {
-        let mut plan = StepPlan { batch: Batch::default(), outputs: Vec::new() };
+        let mut plan = StepPlan::default();
         for (slot, tokens) in known.iter().enumerate() {
             plan.batch.push_sequence(&tokens[computed..], computed, &[slot as u32 + 1]);
             plan.batch.output_rows.push(plan.batch.rows() as u32 - 1);

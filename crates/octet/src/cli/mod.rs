@@ -15,7 +15,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use engine::{Device, EngineArgs, SchedulingPolicy};
-pub(crate) use sizes::{parse_bytes, parse_count};
+pub(crate) use sizes::{parse_bytes, parse_count, parse_seconds};
 
 /// Serves large language models from one native program.
 #[derive(Debug, Parser)]

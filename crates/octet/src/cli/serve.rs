@@ -1,11 +1,12 @@
 //! Flags of `octet serve`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use super::tuning::GemmArgs;
-use super::{EngineArgs, parse_bytes, parse_count};
+use super::{EngineArgs, parse_bytes, parse_count, parse_seconds};
 
 /// Serve a model over OpenAI's HTTP API.
 #[derive(Args, Debug)]
@@ -53,6 +54,10 @@ pub(crate) struct ServeArgs {
     /// Requests that may run or wait; more are answered 503 with Retry-After.
     #[arg(long, default_value = "1024", value_parser = parse_count, value_name = "COUNT", help_heading = "Server")]
     pub(crate) max_queued_requests: usize,
+    /// Seconds that a stream may pause while the prompt of another request is computed: a step gets as many tokens of
+    /// prompts as were measured to fit. 0.5 by default; 0 sets no bound, as does --no-enable-chunked-prefill.
+    #[arg(long, value_parser = parse_seconds, help_heading = "Scheduling", value_name = "SECONDS")]
+    pub(crate) max_stream_gap: Option<Duration>,
     /// Seconds that running requests get to finish after SIGTERM or SIGINT; 0 ends them at once.
     #[arg(long, default_value_t = 0, value_name = "SECONDS", help_heading = "Server")]
     pub(crate) shutdown_timeout: u64,

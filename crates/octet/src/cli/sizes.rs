@@ -1,5 +1,7 @@
 //! Numbers with suffixes: `k`, `M`, `G` are powers of 1000 in lower case and of 1024 in upper case, as in vLLM.
 
+use std::time::Duration;
+
 use octet_model::MaxModelLen;
 
 fn parse_with_suffix(text: &str) -> Result<usize, String> {
@@ -50,6 +52,15 @@ pub(crate) fn parse_count(text: &str) -> Result<usize, String> {
 /// A message for the user.
 pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
     parse_count(text)
+}
+
+/// Seconds such as `0.5`.
+///
+/// # Errors
+/// A message for the user.
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "expected seconds of at least 0, such as 0.5".to_owned())
 }
 
 /// `auto`, `-1`, or a count.

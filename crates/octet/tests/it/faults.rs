@@ -150,6 +150,7 @@ fn flags_that_cannot_be_followed() {
         (&["--gpu-memory-utilization", "1.5"], &["1.5"]),
         (&["--max-num-seqs", "64", "--max-num-batched-tokens", "32"], &["64", "32"]),
         (&["--generation-config", "/nowhere"], &["/nowhere has no generation_config.json"]),
+        (&["--max-stream-gap", "0.2", "--no-enable-chunked-prefill"], &["--max-stream-gap 0.2", "leave one"]),
         (&["--max-logprobs", "-2"], &["-2", "-1 (no limit)"]),
         (&["--device", "cpu", "--step-timeout", "5"], &["--step-timeout 5", "for GPUs"]),
         (&["--revision", "main"], &["--revision main", "Hub id"]),
