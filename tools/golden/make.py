@@ -53,8 +53,7 @@ class Case:
     shards: int = 1
     prompt_tokens: int = 32
     std: float = 0.18
-    # Dynamic NTK depends on the length; the results are those of a sequence of this many tokens.
-    max_model_len: int | None = None
+    extra: dict = dataclasses.field(default_factory=dict)  # laid over config.json when it is written
 
 
 def rope(kind: str, theta: float = 10000.0, **parameters) -> dict:
@@ -76,7 +75,18 @@ CASES = {
     ),
     "llama-head96-one-kv-head": Case(LLAMA, {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 96, "intermediate_size": 48}, prompt_tokens=24),
     "llama-rope-linear": Case(LLAMA, {}, rope("linear", factor=4.0), old_spelling=True),
-    "llama-rope-dynamic": Case(LLAMA, {"max_position_embeddings": 32}, rope("dynamic", factor=2.0), old_spelling=True, max_model_len=128, prompt_tokens=40),
+    "llama-rope-dynamic": Case(LLAMA, {}, rope("dynamic", factor=2.0), old_spelling=True),
+    # rope_scaling replaces rope_parameters whole, though that stands here with another base.
+    "llama-rope-two-blocks": Case(
+        LLAMA,
+        {},
+        rope("yarn", 500000.0, factor=4.0, original_max_position_embeddings=64),
+        extra={
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "rope_scaling": {"rope_type": "yarn", "rope_theta": 500000.0, "factor": 4.0, "original_max_position_embeddings": 64},
+        },
+    ),
+    "llama-tied-other-head": Case(LLAMA, {}, extra={"tie_word_embeddings": True}),
     "llama-rope-yarn": Case(LLAMA, {}, rope("yarn", factor=4.0, original_max_position_embeddings=64, beta_fast=16.0, beta_slow=1.0)),
     "llama-f16": Case(LLAMA, {}, storage=torch.float16),
     "llama-sharded": Case(LLAMA, {}, shards=2),
@@ -108,11 +118,6 @@ def build(case: Case, seed: int) -> torch.nn.Module:
         else:
             value = case.std * noise
         parameter.data = value.to(case.storage).float()
-    if case.max_model_len:
-        rotary = model.model.rotary_emb
-        initial = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["dynamic"]
-        rotary.inv_freq, rotary.attention_scaling = initial(config, "cpu", seq_len=case.max_model_len)
-        rotary.max_seq_len_cached, rotary.original_max_seq_len = case.max_model_len, 0
     return model
 
 
@@ -139,6 +144,10 @@ def run(model: torch.nn.Module, prompt: list[int]) -> dict:
 
 def published(model: torch.nn.Module, case: Case) -> dict:
     """config.json as model makers write it: only what describes the model, in the case's spelling."""
+    return described(model, case) | case.extra
+
+
+def described(model: torch.nn.Module, case: Case) -> dict:
     config = model.config.to_dict()
     keep = set(SMALL) | set(case.config) | {"hidden_act", "model_type", "attention_bias", "mlp_bias", "sliding_window", "use_sliding_window", "head_dim"}
     result = {"architectures": [MODELS[case.family]]}
@@ -201,12 +210,22 @@ def make(name: str, case: Case) -> None:
         "greedy_margins": torch.tensor(result["margins"]),
     }
     metadata = {"torch": torch.__version__, "transformers": transformers.__version__}
-    if case.max_model_len:
-        metadata["max_model_len"] = str(case.max_model_len)
     save_file(expected, folder / "expected.safetensors", metadata=metadata)
+    if case.extra:
+        check_as_published(folder, prompt, result)
     size = sum(f.stat().st_size for f in folder.iterdir())
     spread = result["logits"].std(dim=-1).mean().item()
     print(f"{name}: {size // 1024} KiB, seed {seed}, {len(set(result['ids']))} distinct greedy ids, least margin {min(result['margins']):.4f}, logits' deviation {spread:.2f}", flush=True)
+
+
+@torch.no_grad()
+def check_as_published(folder: pathlib.Path, prompt: list[int], result: dict) -> None:
+    """transformers itself must read the changed config.json as the model that the results are of."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    logits = model(torch.tensor([prompt])).logits[0]
+    difference = (logits - result["logits"]).abs().max().item()
+    if difference > PREFILL_TOLERANCE:
+        raise SystemExit(f"{folder.name}: transformers reads it differently, by {difference}")
 
 
 def main() -> None:

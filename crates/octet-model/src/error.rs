@@ -157,12 +157,14 @@ pub enum ModelError {
         supported: String,
     },
     /// `--max-model-len` is longer than the model was made for.
-    #[error("max_model_len {asked} is above the {limit} tokens that the model's config allows")]
+    #[error("max_model_len {asked} is above the {limit} tokens that the model's config allows ({reason})")]
     TooLong {
         /// What was asked for.
         asked: usize,
         /// What the config allows.
         limit: usize,
+        /// What sets the limit, and what would raise it.
+        reason: String,
     },
     /// A sequence of the longest allowed length does not fit beside the weights.
     #[error("{0}")]

@@ -38,7 +38,9 @@ mod tuning;
 mod weights;
 
 pub use checkpoint::hub::HubModel;
-pub use config::{GenerationConfig, ModelConfig, RopeConfig, RopeScaling, Yarn};
+pub use config::{
+    ConfigOverrides, GenerationConfig, GenerationKeys, ModelConfig, RopeConfig, RopeScaling, Yarn,
+};
 pub use error::ModelError;
 pub use families::Traits;
 pub use load::{LoadedModel, Progress, ResolvedModel, Warning};

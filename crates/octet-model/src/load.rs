@@ -9,7 +9,7 @@ use octet_backend::{Backend, DataType, KvCacheSpec, KvScale};
 use octet_float8::Float8Format;
 
 use crate::checkpoint::{Checkpoint, data_type, first_of, hub};
-use crate::config::{GenerationConfig, ModelConfig};
+use crate::config::{ConfigOverrides, ModelConfig, RopeScaling};
 use crate::decoder::Decoder;
 use crate::kv_scales::KvScales;
 use crate::memory::{DoesNotFit, MaxModelLen};
@@ -18,6 +18,9 @@ use crate::quantization::{OnlineQuantization, QuantizationConfig};
 use crate::runner::{Runner, RunnerLimits};
 use crate::weights::{Packed, PlanOptions, Source, WeightForm, WeightPlan, pack};
 use crate::{ModelError, shapes};
+
+/// Why dynamic scaling does not stretch, and what does.
+const DYNAMIC_LIMIT: &str = "a longer one would have to rotate its cached keys anew; --hf-overrides with a rope_scaling of type yarn or linear goes further";
 
 /// What is going on while a model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,20 @@ pub enum Warning {
     },
     /// A `float32` checkpoint is run in 16 bits.
     RoundedToBFloat16,
+    /// The head is tied by the config, but the checkpoint has another one, which is used.
+    HeadDiffers,
+    /// Dynamic scaling ends at the length of training.
+    DynamicRope {
+        /// That length.
+        tokens: usize,
+    },
+    /// Keys of the config that nobody reads.
+    IgnoredKeys {
+        /// The config's file.
+        file: String,
+        /// All of them.
+        keys: String,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -79,6 +96,14 @@ impl fmt::Display for Warning {
             ),
             Self::RoundedToBFloat16 => formatter
                 .write_str("the checkpoint is in float32 and is run in bfloat16; --dtype float32 keeps it"),
+            Self::HeadDiffers => formatter.write_str(
+                "the config ties the head to the embedding, but the checkpoint's lm_head.weight differs and is used; tie_word_embeddings should be false",
+            ),
+            Self::DynamicRope { tokens } => write!(
+                formatter,
+                "with dynamic rotary scaling sequences end at the {tokens} tokens of training: {DYNAMIC_LIMIT}"
+            ),
+            Self::IgnoredKeys { file, keys } => write!(formatter, "{file}: keys that are not known are ignored: {keys}"),
         }
     }
 }
@@ -91,8 +116,6 @@ pub struct ResolvedModel {
     pub folder: Option<PathBuf>,
     /// The config.
     pub config: ModelConfig,
-    /// Sampling defaults of the model's makers.
-    pub generation: GenerationConfig,
     /// Weights are made up.
     is_dummy: bool,
     /// Name of the config's file, for errors.
@@ -109,21 +132,35 @@ impl ResolvedModel {
         load_format: LoadFormat,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, ModelError> {
+        Self::with_overrides(source, load_format, &ConfigOverrides::default(), progress)
+    }
+
+    /// As [`ResolvedModel::new`], with values that replace those of `config.json`.
+    ///
+    /// # Errors
+    /// As [`ResolvedModel::new`].
+    pub fn with_overrides(
+        source: &ModelSource,
+        load_format: LoadFormat,
+        overrides: &ConfigOverrides,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Self, ModelError> {
         let folder = match source {
             ModelSource::Shape(name) => {
-                return Self::without_weights(shapes::config(name)?, name.clone(), load_format);
+                return Self::without_weights(shapes::config(name, overrides)?, name.clone(), load_format);
             }
             ModelSource::Config(path) => {
                 let name = path.display().to_string();
-                return Self::without_weights(ModelConfig::read(path)?, name, load_format);
+                return Self::without_weights(ModelConfig::read_with(path, overrides)?, name, load_format);
             }
             ModelSource::Folder(folder) => folder.clone(),
             ModelSource::Hub(model) => hub::fetch(model, load_format == LoadFormat::Dummy, progress)?,
         };
         let path = config_path(&folder)?;
+        let mut config = ModelConfig::read_with(&path, overrides)?;
+        config.tokenizer_limit = tokenizer_limit(&folder);
         Ok(Self {
-            config: ModelConfig::read(&path)?,
-            generation: GenerationConfig::read(&folder.join("generation_config.json"))?,
+            config,
             folder: Some(folder),
             is_dummy: load_format == LoadFormat::Dummy,
             file: path.display().to_string(),
@@ -139,9 +176,17 @@ impl ResolvedModel {
         if load_format == LoadFormat::Safetensors {
             return Err(ModelError::NoWeights { file });
         }
-        let generation = GenerationConfig::default();
-        Ok(Self { folder: None, config, generation, is_dummy: true, file })
+        Ok(Self { folder: None, config, is_dummy: true, file })
     }
+}
+
+/// `model_max_length` of the tokenizer, which writes 10^30 for none. Whoever loads the tokenizer says what is wrong with
+/// its file.
+fn tokenizer_limit(folder: &Path) -> Option<usize> {
+    let text = std::fs::read_to_string(folder.join("tokenizer_config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let limit = config.get("model_max_length")?.as_f64()?;
+    (1.0..f64::from(i32::MAX)).contains(&limit).then_some(limit as usize)
 }
 
 fn config_path(folder: &Path) -> Result<PathBuf, ModelError> {
@@ -192,23 +237,22 @@ impl<B: Backend> LoadedModel<B> {
     /// As [`LoadedModel::load`].
     pub fn load_resolved(
         mut backend: B,
-        model: ResolvedModel,
+        mut model: ResolvedModel,
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, ModelError> {
-        let longest = model.config.rope.longest_sequence();
-        if let MaxModelLen::Tokens(asked) = options.max_model_len
-            && asked > longest
-        {
-            return Err(ModelError::TooLong { asked, limit: longest });
-        }
-        let quantization = QuantizationConfig::read(&model.config, &model.file)?;
+        check_length(&model.config, options.max_model_len)?;
+        let quantization = QuantizationConfig::find(&model.config, &model.file, model.folder.as_deref())?;
         let online = online(quantization.as_ref(), options.quantization)?;
         let checkpoint = match &model.folder {
             Some(folder) if !model.is_dummy => Some(Checkpoint::open(folder)?),
             _ => None,
         };
-        let mut warnings = Vec::new();
+        let mut warnings = config_warnings(&model);
+        if has_other_head(&model.config, checkpoint.as_ref())? {
+            model.config.tied_embeddings = false;
+            warnings.push(Warning::HeadDiffers);
+        }
         let stored = stored_type(&model.config, checkpoint.as_ref());
         let weight_type = options.weight_type.resolve(stored);
         if stored == DataType::F32 && weight_type == DataType::BF16 {
@@ -254,12 +298,6 @@ impl<B: Backend> LoadedModel<B> {
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.model.config
-    }
-
-    /// Sampling defaults of the model's makers.
-    #[must_use]
-    pub fn generation(&self) -> &GenerationConfig {
-        &self.model.generation
     }
 
     /// The model's folder, for the tokenizer; none for a shape.
@@ -343,6 +381,51 @@ impl<B: Backend> LoadedModel<B> {
             let runner = scope.spawn(|| Runner::new(self.backend, &config, decoder, limits, &cache));
             runner.join().unwrap_or_else(|panic| resume_unwind(panic))
         })
+    }
+}
+
+/// Holds `--max-model-len` against the config.
+fn check_length(config: &ModelConfig, length: MaxModelLen) -> Result<(), ModelError> {
+    let MaxModelLen::Tokens(asked) = length else { return Ok(()) };
+    let limit = config.longest_sequence();
+    let is_dynamic = config.rope.scaling == RopeScaling::Dynamic;
+    let allowed = config.model_max_length.filter(|_| !is_dynamic).unwrap_or(limit);
+    if asked <= limit.max(allowed) {
+        return Ok(());
+    }
+    let reason = match config.tokenizer_limit {
+        _ if is_dynamic => format!("dynamic rotary scaling: {DYNAMIC_LIMIT}"),
+        Some(tokens) if tokens < config.rope.longest_sequence(None) => format!(
+            "model_max_length {tokens} in tokenizer_config.json; --hf-overrides '{{\"model_max_length\": {asked}}}' allows more"
+        ),
+        _ => format!(
+            "max_position_embeddings {}; a rope_scaling stretches it, --hf-overrides '{{\"model_max_length\": {asked}}}' does not heed it",
+            config.rope.max_positions
+        ),
+    };
+    Err(ModelError::TooLong { asked, limit, reason })
+}
+
+/// What of the config a user should know.
+fn config_warnings(model: &ResolvedModel) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if model.config.rope.scaling == RopeScaling::Dynamic {
+        warnings.push(Warning::DynamicRope { tokens: model.config.longest_sequence() });
+    }
+    if !model.config.ignored_keys.is_empty() {
+        let keys = model.config.ignored_keys.join(", ");
+        warnings.push(Warning::IgnoredKeys { file: model.file.clone(), keys });
+    }
+    warnings
+}
+
+/// Whether the checkpoint has a head of its own although the config ties it. As transformers, which then does not tie.
+fn has_other_head(config: &ModelConfig, checkpoint: Option<&Checkpoint>) -> Result<bool, ModelError> {
+    let Some(checkpoint) = checkpoint.filter(|_| config.tied_embeddings) else { return Ok(false) };
+    let tensor = |name| checkpoint.tensor(name);
+    match (tensor("lm_head.weight"), tensor("model.embed_tokens.weight")) {
+        (Some(head), Some(embedding)) => Ok(!checkpoint.are_equal(head, embedding)?),
+        _ => Ok(false),
     }
 }
 

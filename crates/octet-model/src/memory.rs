@@ -227,7 +227,7 @@ impl<B: Backend> LoadedModel<B> {
             block_size: request.block_size,
             num_blocks: 0,
             kv_type: self.kv_type(),
-            max_model_len: self.config().rope.longest_sequence(),
+            max_model_len: self.config().longest_sequence(),
             max_batched_tokens: request.max_batched_tokens,
             max_sequences: request.max_sequences,
         };
@@ -277,7 +277,11 @@ fn size_cache(mut plan: MemoryPlan, budget: KvBudget, length: MaxModelLen) -> Re
     if plan.max_model_len > fitting_tokens || plan.max_model_len == 0 {
         return Err(ModelError::DoesNotFit(DoesNotFit::Sequence {
             max_model_len: plan.max_model_len,
-            needed_bytes: plan.max_model_len.max(1).div_ceil(plan.block_size) * plan.block_bytes,
+            needed_bytes: plan
+                .max_model_len
+                .max(1)
+                .div_ceil(plan.block_size)
+                .saturating_mul(plan.block_bytes),
             available_bytes,
             fitting_tokens,
         }));

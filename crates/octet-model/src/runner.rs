@@ -77,7 +77,7 @@ impl<B: Backend> Runner<B> {
     ) -> Result<Self, ModelError> {
         let logit_rows = logit_rows(config, &limits);
         let rope = backend
-            .load_rope(&config.rope.spec(limits.max_model_len), limits.max_batched_tokens)
+            .load_rope(&config.rope.spec(), limits.max_batched_tokens)
             .map_err(ModelError::backend("the rotary embedding"))?;
         let workspace = Workspace::allocate(&mut backend, config, limits.max_batched_tokens, logit_rows)
             .map_err(ModelError::backend("the workspace"))?;

@@ -132,6 +132,10 @@ pub struct GenerationDefaults {
     pub min_p: Option<f32>,
     /// Neutral: 1.
     pub repetition_penalty: Option<f32>,
+    /// Neutral: 0.
+    pub presence_penalty: Option<f32>,
+    /// Neutral: 0.
+    pub frequency_penalty: Option<f32>,
     /// Cap on `max_tokens`, and the default of chat.
     pub max_new_tokens: Option<usize>,
 }

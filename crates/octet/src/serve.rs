@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use octet_engine::Executor;
-use octet_model::GenerationConfig;
+use octet_model::{GenerationConfig, GenerationKeys, ModelConfig};
 use octet_sample::LogprobsMode;
 use octet_server::{
     ApiKeyList, BoundSocket, CorsConfig, GenerationDefaults, Limits, Model, ResponseConfig, ServerConfig,
     Service,
 };
 use octet_text::{ChatTemplate, ContentFormat, Tokenizer};
+use serde_json::Map;
 
 use crate::cli::serve::{self as typed, ServeArgs};
 use crate::device::{self, Chosen};
@@ -57,7 +58,7 @@ pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
     let tokenizer = Arc::new(Tokenizer::load(tokenizer_folder)?);
     tokenizer.check_vocabulary(resolved.config.vocabulary)?;
     let generation = generation_config(arguments, resolved.folder.as_deref())?;
-    config.generation_defaults = generation_defaults(&generation, arguments)?;
+    config.generation_defaults = generation_defaults(&generation);
     let template = template(arguments, &tokenizer)?;
     let prefix_caching = !arguments.engine.no_enable_prefix_caching;
     let text = TextSide { tokenizer, template, generation };
@@ -149,15 +150,14 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
     })
 }
 
-/// The generation config that `--generation-config` names.
+/// The generation config that `--generation-config` names, with what `--override-generation-config` replaces. `vllm`
+/// leaves out all but the ids that end a sequence, as vLLM does.
 fn generation_config(arguments: &ServeArgs, folder: Option<&Path>) -> Result<GenerationConfig> {
     const FILE: &str = "generation_config.json";
-    let path = match arguments.generation_config.as_str() {
-        "vllm" => return Ok(GenerationConfig::default()),
-        "auto" => match folder {
-            Some(folder) => folder.join(FILE),
-            None => return Ok(GenerationConfig::default()),
-        },
+    let own = folder.map(|folder| folder.join(FILE));
+    let (path, keys) = match arguments.generation_config.as_str() {
+        "vllm" => (own, GenerationKeys::EosOnly),
+        "auto" => (own, GenerationKeys::All),
         // A model may have no such file, but a folder that was named for it must.
         named => {
             let path = Path::new(named).join(FILE);
@@ -166,33 +166,57 @@ fn generation_config(arguments: &ServeArgs, folder: Option<&Path>) -> Result<Gen
                     "--generation-config: {named} has no {FILE}; expected auto, vllm, or a folder that has one"
                 );
             }
-            path
+            (Some(path), GenerationKeys::All)
         }
     };
-    Ok(GenerationConfig::read(&path)?)
+    let typed = match arguments.override_generation_config.as_deref().map(str::trim) {
+        None | Some("") => Map::new(),
+        Some(text) => {
+            serde_json::from_str(text).context("--override-generation-config: expected a JSON object")?
+        }
+    };
+    let config = GenerationConfig::read(path.as_deref(), keys, &typed)?;
+    if !config.ignored.is_empty() {
+        let keys = config.ignored.join(", ");
+        report::line(format_args!("note: {FILE}: not obeyed, as in vLLM: {keys}"));
+    }
+    Ok(config)
 }
 
-fn generation_defaults(config: &GenerationConfig, arguments: &ServeArgs) -> Result<GenerationDefaults> {
-    let mut defaults = GenerationDefaults {
+fn generation_defaults(config: &GenerationConfig) -> GenerationDefaults {
+    GenerationDefaults {
         temperature: config.temperature,
         top_p: config.top_p,
         top_k: config.top_k,
         min_p: config.min_p,
         repetition_penalty: config.repetition_penalty,
+        presence_penalty: config.presence_penalty,
+        frequency_penalty: config.frequency_penalty,
         max_new_tokens: config.max_new_tokens,
-    };
-    if let Some(text) = &arguments.override_generation_config {
-        settings::override_generation(&mut defaults, text).context("--override-generation-config")?;
     }
-    Ok(defaults)
+}
+
+/// What ends a sequence: the tokenizer's own token first, which every template writes, then the further ids. Ids that
+/// the model cannot sample are named and left out.
+fn ending_ids(config: &ModelConfig, text: &TextSide) -> (Option<u32>, Vec<u32>) {
+    let can_be_sampled = |id: &u32| (*id as usize) < config.vocabulary;
+    let eos = text.tokenizer.eos().map(|token| token.id).filter(can_be_sampled);
+    let further = config.ending_ids(&text.generation);
+    let mut ids: Vec<u32> =
+        further.iter().copied().filter(can_be_sampled).filter(|id| Some(*id) != eos).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    for id in further.iter().filter(|id| !can_be_sampled(id)) {
+        let vocabulary = config.vocabulary;
+        report::line(format_args!(
+            "note: eos_token_id {id} is none of the {vocabulary} ids of the vocabulary and is left out"
+        ));
+    }
+    (eos, ids)
 }
 
 fn served_model<R>(arguments: &ServeArgs, source: &Source, ready: &Ready<R>, text: TextSide) -> Model {
-    let eos_token_id = text.tokenizer.eos().map(|token| token.id);
-    let further = text.generation.eos_token_ids.iter().chain(&ready.config.eos_token_ids).copied();
-    let mut stop_token_ids: Vec<u32> = further.filter(|id| Some(*id) != eos_token_id).collect();
-    stop_token_ids.sort_unstable();
-    stop_token_ids.dedup();
+    let (eos_token_id, stop_token_ids) = ending_ids(&ready.config, &text);
     let names = &arguments.served_model_name;
     Model {
         template: text.template,

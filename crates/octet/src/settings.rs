@@ -9,8 +9,6 @@ use octet_engine::{EngineConfig, SchedulingPolicy};
 use octet_model::{
     HubModel, KvBudget, LoadFormat, LoadOptions, MemoryPlan, MemoryRequest, ModelConfig, ModelSource,
 };
-use octet_server::GenerationDefaults;
-use serde_json::{Map, Value};
 
 use crate::cli::{self, EngineArgs};
 use crate::shipped;
@@ -240,55 +238,4 @@ pub(crate) fn engine_config(
     };
     engine.validate()?;
     Ok(engine)
-}
-
-/// Takes sampling defaults from a JSON object.
-///
-/// # Errors
-/// No object, a field that is none of the defaults, a value out of its range.
-pub(crate) fn override_generation(defaults: &mut GenerationDefaults, text: &str) -> Result<()> {
-    let object: Map<String, Value> = serde_json::from_str(text).context("expected a JSON object")?;
-    for (name, value) in &object {
-        let number = value.as_f64().with_context(|| format!("{name} is {value}, expected a number"))?;
-        let within = |low: f64, high: f64| {
-            if (low..=high).contains(&number) {
-                #[expect(clippy::cast_possible_truncation, reason = "sampling is done in 32-bit")]
-                Ok(Some(number as f32))
-            } else {
-                bail!("{name} is {number}, expected a number from {low} to {high}")
-            }
-        };
-        let count = || value.as_u64().with_context(|| format!("{name} is {value}, expected a whole number"));
-        match name.as_str() {
-            "temperature" => defaults.temperature = within(0.0, 2.0)?,
-            "top_p" => defaults.top_p = within(f64::MIN_POSITIVE, 1.0)?,
-            "min_p" => defaults.min_p = within(0.0, 1.0)?,
-            "repetition_penalty" => defaults.repetition_penalty = within(f64::MIN_POSITIVE, f64::MAX)?,
-            "top_k" => defaults.top_k = Some(u32::try_from(count()?).unwrap_or(0)),
-            "max_new_tokens" => {
-                defaults.max_new_tokens = Some(usize::try_from(count()?).unwrap_or(usize::MAX))
-            }
-            _ => bail!(
-                "{name} is no sampling default; known are temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens"
-            ),
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overrides_are_taken_and_checked() {
-        let mut defaults = GenerationDefaults::default();
-        override_generation(&mut defaults, r#"{"temperature": 0.5, "top_k": 7}"#).unwrap();
-        assert_eq!((defaults.temperature, defaults.top_k, defaults.top_p), (Some(0.5), Some(7), None));
-        for wrong in
-            ["[]", r#"{"temperature": 3}"#, r#"{"top_k": 1.5}"#, r#"{"heat": 1}"#, r#"{"top_p": "x"}"#]
-        {
-            assert!(override_generation(&mut defaults, wrong).is_err(), "{wrong} was taken");
-        }
-    }
 }

@@ -82,8 +82,13 @@ impl<R: Executor + Send + 'static> Ready<R> {
 /// # Errors
 /// Everything that can be wrong with a source or a config.
 pub(crate) fn resolve(source: &Source, arguments: &EngineArgs) -> Result<ResolvedModel> {
+    let overrides = &arguments.hf_overrides;
+    if !overrides.is_empty() {
+        report::line(format_args!("--hf-overrides: {overrides}"));
+    }
     let mut bar = LoadBar::new();
-    ResolvedModel::new(&source.source, settings::load_format(arguments), &mut |progress| bar.show(progress))
+    let format = settings::load_format(arguments);
+    ResolvedModel::with_overrides(&source.source, format, overrides, &mut |progress| bar.show(progress))
         .with_context(|| format!("{} cannot be loaded", source.name))
 }
 
@@ -147,7 +152,7 @@ fn load_here<B: TunableBackend>(
     let longest = match loaded.max_model_len() {
         octet_model::MaxModelLen::Tokens(tokens) => tokens,
         octet_model::MaxModelLen::Model | octet_model::MaxModelLen::Auto => {
-            loaded.config().rope.longest_sequence()
+            loaded.config().longest_sequence()
         }
     };
     let plan = loaded.plan_memory(&settings::memory_request(arguments, longest)?)?;

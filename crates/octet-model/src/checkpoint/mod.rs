@@ -117,6 +117,29 @@ impl Checkpoint {
         self.files[tensor.file].read(tensor.offset, target)
     }
 
+    /// Whether two tensors hold the same bytes in the same type and shape, read piece by piece up to the first
+    /// difference.
+    pub(crate) fn are_equal(&self, left: &StoredTensor, right: &StoredTensor) -> Result<bool, ModelError> {
+        const PIECE: usize = 1 << 22;
+        if (left.element, &left.shape) != (right.element, &right.shape) {
+            return Ok(false);
+        }
+        let (mut left_piece, mut right_piece) =
+            (vec![0; PIECE.min(left.bytes)], vec![0; PIECE.min(left.bytes)]);
+        let mut done = 0;
+        while done < left.bytes {
+            let length = PIECE.min(left.bytes - done);
+            let (left_piece, right_piece) = (&mut left_piece[..length], &mut right_piece[..length]);
+            self.files[left.file].read(left.offset + done as u64, left_piece)?;
+            self.files[right.file].read(right.offset + done as u64, right_piece)?;
+            if left_piece != right_piece {
+                return Ok(false);
+            }
+            done += length;
+        }
+        Ok(true)
+    }
+
     /// Reads a small floating-point tensor as `f32`.
     pub(crate) fn read_numbers(&self, name: &str, tensor: &StoredTensor) -> Result<Vec<f32>, ModelError> {
         let mut bytes = Bytes::new(tensor.bytes);

@@ -59,9 +59,19 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// An integer of at least one.
-    pub(crate) fn required_positive(&self, key: &str) -> Result<usize, ModelError> {
-        self.positive(key)?.ok_or_else(|| self.error(key, "a positive integer"))
+    /// An integer of at least one and at most `most`, if there is one: sizes beyond any model would only end in overflow
+    /// or in hours of planning.
+    pub(crate) fn size(&self, key: &str, most: usize) -> Result<Option<usize>, ModelError> {
+        let size = self.positive(key)?;
+        if size.is_some_and(|size| size > most) {
+            return Err(self.error(key, format!("at most {most}")));
+        }
+        Ok(size)
+    }
+
+    /// As [`Fields::size`] for a key that must be there.
+    pub(crate) fn required_size(&self, key: &str, most: usize) -> Result<usize, ModelError> {
+        self.size(key, most)?.ok_or_else(|| self.error(key, "a positive integer"))
     }
 
     /// A non-negative integer, if there is one.
@@ -107,14 +117,51 @@ impl<'a> Fields<'a> {
         Ok(list.unwrap_or_default())
     }
 
-    /// Token ids: one number or a list of them; empty when the key is absent.
+    /// Token ids: one number or a list of them; empty when the key is absent. -1 is how some makers write that there is
+    /// none.
     pub(crate) fn token_ids(&self, key: &str) -> Result<Vec<u32>, ModelError> {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let id = |value: &Value| match value.as_i64() {
+            Some(-1) => Some(None),
+            Some(id) => u32::try_from(id).ok().map(Some),
+            None => None,
+        };
         let ids = self.typed(key, "a token id or a list of token ids", |value| match value.as_array() {
             Some(items) => items.iter().map(id).collect::<Option<Vec<_>>>(),
             None => id(value).map(|id| vec![id]),
         })?;
-        Ok(ids.unwrap_or_default())
+        Ok(ids.unwrap_or_default().into_iter().flatten().collect())
+    }
+
+    /// Refuses a key that is in none of the lists, unless its value asks for nothing: what it would change is not known.
+    pub(crate) fn refuse_all_but(&self, known: &[&[&str]]) -> Result<(), ModelError> {
+        let is_known = |key: &String| known.iter().any(|list| list.contains(&key.as_str()));
+        let unread = self.object.iter().find(|(key, value)| !is_known(key) && !asks_for_nothing(value));
+        match unread {
+            None => Ok(()),
+            Some((key, _)) => {
+                let mut names: Vec<_> = known.iter().copied().flatten().copied().collect();
+                names.sort_unstable();
+                let known = names.join(", ");
+                Err(self
+                    .error(key, format!("no such key, because it may change the results; known: {known}")))
+            }
+        }
+    }
+
+    /// All keys with a value that asks for something.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.object.iter().filter(|(_, value)| !asks_for_nothing(value)).map(|(key, _)| key.as_str())
+    }
+}
+
+/// Whether a value is null, false, empty, or an object of such values.
+fn asks_for_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(items) => items.values().all(asks_for_nothing),
+        Value::Bool(true) | Value::Number(_) => false,
     }
 }
 
@@ -136,14 +183,28 @@ mod tests {
 
     #[test]
     fn errors_name_the_key_what_was_found_and_what_would_do() {
-        let value = json!({ "layers": "many", "none": null, "ids": [1, -1] });
+        let value =
+            json!({ "layers": "many", "none": null, "ids": [1, -2], "huge": 65, "none_ids": [3, -1] });
         let fields = Fields::new("config.json", "", value.as_object().unwrap());
-        let error = fields.required_positive("layers").unwrap_err().to_string();
+        let error = fields.required_size("layers", 64).unwrap_err().to_string();
         assert_eq!(error, "config.json: layers is \"many\", expected a positive integer");
         assert_eq!(fields.positive("none").unwrap(), None);
-        let error = fields.required_positive("heads").unwrap_err().to_string();
+        let error = fields.required_size("heads", 64).unwrap_err().to_string();
         assert_eq!(error, "config.json: heads is missing, expected a positive integer");
         assert!(fields.token_ids("ids").is_err());
+        assert_eq!(fields.token_ids("none_ids").unwrap(), [3]);
+        let error = fields.size("huge", 64).unwrap_err().to_string();
+        assert_eq!(error, "config.json: huge is 65, expected at most 64");
+    }
+
+    #[test]
+    fn unread_keys_are_refused_if_they_ask_for_something() {
+        let value = json!({ "read": 1, "nothing": null, "off": false, "empty": {} });
+        let fields = Fields::new("config.json", "block", value.as_object().unwrap());
+        fields.refuse_all_but(&[&["read"]]).unwrap();
+        let error = fields.refuse_all_but(&[&["other"], &["more"]]).unwrap_err().to_string();
+        let expected = "config.json: block.read is 1, expected no such key, because it may change the results; known: more, other";
+        assert_eq!(error, expected);
     }
 
     #[test]

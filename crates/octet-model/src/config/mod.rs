@@ -2,6 +2,8 @@
 
 pub(crate) mod fields;
 mod generation;
+mod keys;
+mod overrides;
 mod rope;
 
 use std::path::Path;
@@ -9,12 +11,22 @@ use std::path::Path;
 use octet_backend::{Activation, DataType};
 use serde_json::{Map, Value};
 
-pub use generation::GenerationConfig;
+pub use generation::{GenerationConfig, GenerationKeys};
+pub use overrides::ConfigOverrides;
 pub use rope::{RopeConfig, RopeScaling, Yarn};
 
 use crate::ModelError;
 use crate::families::{self, Traits};
 use fields::Fields;
+
+/// Bounds on sizes, far above any model: what is beyond them is a mistake, and products of them do not overflow.
+mod most {
+    pub(super) const LAYERS: usize = 4096;
+    pub(super) const WIDTH: usize = 1 << 20;
+    pub(super) const HEADS: usize = 1 << 14;
+    pub(super) const HEAD_DIM: usize = 1 << 12;
+    pub(super) const VOCABULARY: usize = 1 << 26;
+}
 
 /// A decoder-only model as its `config.json` describes it.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +67,12 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// `quantization_config`, as it stands in the file.
     pub quantization: Option<Map<String, Value>>,
+    /// The tokenizer's `model_max_length`, if it is a length.
+    pub tokenizer_limit: Option<usize>,
+    /// `model_max_length`: a longer `--max-model-len` is allowed up to it.
+    pub model_max_length: Option<usize>,
+    /// Keys that nobody reads.
+    pub ignored_keys: Vec<String>,
 }
 
 impl ModelConfig {
@@ -63,8 +81,16 @@ impl ModelConfig {
     /// # Errors
     /// No file, no JSON, an unsupported architecture, a bad field.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
+        Self::read_with(path, &ConfigOverrides::default())
+    }
+
+    /// As [`ModelConfig::read`], with values that replace the file's.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub fn read_with(path: &Path, overrides: &ConfigOverrides) -> Result<Self, ModelError> {
         let text = std::fs::read_to_string(path).map_err(ModelError::read("the config", path))?;
-        Self::parse(&text, path)
+        Self::parse_with(&text, path, overrides)
     }
 
     /// As [`ModelConfig::read`] for a text; `path` is named in errors.
@@ -72,8 +98,17 @@ impl ModelConfig {
     /// # Errors
     /// As [`ModelConfig::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
+        Self::parse_with(text, path, &ConfigOverrides::default())
+    }
+
+    /// As [`ModelConfig::parse`], with values that replace the text's.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub fn parse_with(text: &str, path: &Path, overrides: &ConfigOverrides) -> Result<Self, ModelError> {
         let json = |source| ModelError::Json { path: path.to_owned(), source };
-        let object: Map<String, Value> = serde_json::from_str(text).map_err(json)?;
+        let mut object: Map<String, Value> = serde_json::from_str(text).map_err(json)?;
+        overrides.apply(&mut object);
         let file = path.display().to_string();
         Self::from_fields(&Fields::new(&file, "", &object))
     }
@@ -81,15 +116,15 @@ impl ModelConfig {
     fn from_fields(fields: &Fields<'_>) -> Result<Self, ModelError> {
         let architecture = architecture(fields)?;
         let family = families::find(architecture)?;
-        let hidden = fields.required_positive("hidden_size")?;
-        let layers = fields.required_positive("num_hidden_layers")?;
-        let query_heads = fields.required_positive("num_attention_heads")?;
+        let hidden = fields.required_size("hidden_size", most::WIDTH)?;
+        let layers = fields.required_size("num_hidden_layers", most::LAYERS)?;
+        let query_heads = fields.required_size("num_attention_heads", most::HEADS)?;
         let kv_heads = fields.positive("num_key_value_heads")?.unwrap_or(query_heads);
         if query_heads % kv_heads != 0 {
             let expected = format!("a divisor of num_attention_heads, which is {query_heads}");
             return Err(fields.error("num_key_value_heads", expected));
         }
-        let head_dim = match fields.positive("head_dim")?.or(family.head_dim) {
+        let head_dim = match fields.size("head_dim", most::HEAD_DIM)?.or(family.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden % query_heads == 0 => hidden / query_heads,
             None => return Err(fields.error("hidden_size", "a multiple of num_attention_heads, or head_dim")),
@@ -99,9 +134,9 @@ impl ModelConfig {
         }
         Ok(Self {
             architecture: architecture.to_owned(),
-            vocabulary: fields.required_positive("vocab_size")?,
+            vocabulary: fields.required_size("vocab_size", most::VOCABULARY)?,
             hidden,
-            intermediate: fields.required_positive("intermediate_size")?,
+            intermediate: fields.required_size("intermediate_size", most::WIDTH)?,
             layers,
             query_heads,
             kv_heads,
@@ -114,9 +149,26 @@ impl ModelConfig {
             windows: (family.windows)(fields, layers)?,
             stored_type: stored_type(fields)?,
             bos_token_ids: fields.token_ids("bos_token_id")?,
-            eos_token_ids: fields.token_ids("eos_token_id")?,
+            eos_token_ids: eos_token_ids(fields)?,
+            tokenizer_limit: None,
+            model_max_length: fields.positive("model_max_length")?,
+            ignored_keys: keys::check(fields, family)?,
             quantization: quantization(fields)?.cloned(),
         })
+    }
+
+    /// The longest sequence that the model was made for.
+    #[must_use]
+    pub fn longest_sequence(&self) -> usize {
+        self.rope.longest_sequence(self.tokenizer_limit)
+    }
+
+    /// Ids that end a sequence besides the tokenizer's own: those of `generation_config.json` where it names any, else
+    /// those of `config.json`.
+    #[must_use]
+    pub fn ending_ids<'a>(&'a self, generation: &'a GenerationConfig) -> &'a [u32] {
+        let own = &generation.eos_token_ids;
+        if own.is_empty() { &self.eos_token_ids } else { own }
     }
 
     /// Columns of the attention's fused input projection: queries, keys, values.
@@ -138,6 +190,14 @@ impl ModelConfig {
         let layer = attention + 3 * self.hidden * self.intermediate;
         let tables = if self.tied_embeddings { 1 } else { 2 };
         tables * self.vocabulary * self.hidden + self.layers * layer
+    }
+}
+
+/// Composite models keep the ids with the text model's fields.
+fn eos_token_ids(fields: &Fields<'_>) -> Result<Vec<u32>, ModelError> {
+    match (fields.get("eos_token_id"), fields.object("text_config")?) {
+        (None, Some(text)) => Fields::new(fields.file(), "text_config", text).token_ids("eos_token_id"),
+        _ => fields.token_ids("eos_token_id"),
     }
 }
 
@@ -163,6 +223,7 @@ fn stored_type(fields: &Fields<'_>) -> Result<Option<DataType>, ModelError> {
         "float32" => Ok(Some(DataType::F32)),
         "float16" | "half" => Ok(Some(DataType::F16)),
         "bfloat16" => Ok(Some(DataType::BF16)),
+        "auto" => Ok(None),
         // Some FP8 checkpoints name the weights' type here; the other tensors say their own.
         other if other.starts_with("float8") => Ok(None),
         _ => Err(fields.error(key, "one of float32, float16, bfloat16")),
@@ -224,6 +285,49 @@ mod tests {
             let error = parse(&config).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
         }
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused_at_once() {
+        for (key, value) in [
+            ("num_hidden_layers", json!(1_000_000_000)),
+            ("hidden_size", json!(1u64 << 60)),
+            ("vocab_size", json!(1u64 << 60)),
+            ("intermediate_size", json!(u64::MAX)),
+            ("head_dim", json!(1u64 << 40)),
+            ("max_position_embeddings", json!(1u64 << 60)),
+            ("num_attention_heads", json!(0)),
+            ("num_attention_heads", json!(-4)),
+            ("num_attention_heads", json!(1u64 << 60)),
+            ("num_key_value_heads", json!(0)),
+            ("num_hidden_layers", json!(32.0)),
+            ("num_hidden_layers", json!(1e300)),
+        ] {
+            let mut config = llama();
+            config[key] = value;
+            let error = parse(&config).unwrap_err().to_string();
+            assert!(error.contains(&format!("config.json: {key} is ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn ids_that_end_a_sequence_come_from_one_place() {
+        let mut value = llama();
+        value["eos_token_id"] = json!(33);
+        let config = parse(&value).unwrap();
+        let own = GenerationConfig { eos_token_ids: vec![1], ..GenerationConfig::default() };
+        assert_eq!(config.ending_ids(&own), [1]);
+        assert_eq!(config.ending_ids(&GenerationConfig::default()), [33]);
+        value["eos_token_id"] = json!(null);
+        value["text_config"] = json!({ "eos_token_id": [7, -1] });
+        assert_eq!(parse(&value).unwrap().eos_token_ids, [7]);
+    }
+
+    #[test]
+    fn dtype_wins_over_its_older_name() {
+        let mut value = llama();
+        value["dtype"] = json!("float16");
+        assert_eq!(parse(&value).unwrap().stored_type, Some(DataType::F16));
     }
 
     #[test]

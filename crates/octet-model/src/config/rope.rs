@@ -12,6 +12,15 @@ use super::fields::Fields;
 use crate::ModelError;
 
 const SUPPORTED: &str = "default, linear, dynamic, llama3, yarn";
+/// The base of the frequencies where no key states one, as in transformers.
+const DEFAULT_THETA: f64 = 10_000.0;
+/// Keys that are read for every type.
+const COMMON_KEYS: [&str; 5] =
+    ["rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"];
+/// Keys that a text model has no use for: sections of image positions, and how the parameters were found.
+const HARMLESS_KEYS: [&str; 3] = ["mrope_section", "mrope_interleaved", "finetuned"];
+/// The longest training length: positions are counted in 32 bits.
+const MOST_POSITIONS: usize = 1 << 31;
 
 /// Rotary embedding of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,13 +45,9 @@ pub enum RopeScaling {
         /// The factor.
         factor: f64,
     },
-    /// The base grows with the longest length ("NTK-aware").
-    Dynamic {
-        /// The factor.
-        factor: f64,
-        /// Length of training.
-        original_positions: usize,
-    },
+    /// The base grows with the sequence beyond the training length ("NTK-aware"), which no sequence here exceeds: a longer
+    /// one would rotate anew the keys that are cached already.
+    Dynamic,
     /// Long wavelengths are divided, short ones stay, with a band between.
     Llama3 {
         /// The factor for long wavelengths.
@@ -78,18 +83,15 @@ pub struct Yarn {
 impl RopeConfig {
     /// Reads both spellings: `rope_theta` with `rope_scaling` (transformers 4) and `rope_parameters` (5).
     pub(super) fn read(fields: &Fields<'_>, head_dim: usize) -> Result<Self, ModelError> {
-        let max_positions = fields.required_positive("max_position_embeddings")?;
-        let (key, object) = match fields.object("rope_parameters")? {
-            Some(object) => ("rope_parameters", Some(one_of_all_layers(fields, object)?)),
-            None => ("rope_scaling", fields.object("rope_scaling")?),
-        };
+        let max_positions = fields.required_size("max_position_embeddings", MOST_POSITIONS)?;
         let empty = Map::new();
-        let scaling = Fields::new(fields.file(), key, object.unwrap_or(&empty));
-        let theta = match scaling.positive_number("rope_theta")? {
+        let (key, object) = block(fields)?.unwrap_or(("rope_parameters", &empty));
+        let block = Fields::new(fields.file(), key, object);
+        let theta = match block.positive_number("rope_theta")? {
             Some(theta) => theta,
-            None => fields.positive_number("rope_theta")?.unwrap_or(10_000.0),
+            None => fields.positive_number("rope_theta")?.unwrap_or(DEFAULT_THETA),
         };
-        let share = match scaling.positive_number("partial_rotary_factor")? {
+        let share = match block.positive_number("partial_rotary_factor")? {
             Some(share) => share,
             None => fields.positive_number("partial_rotary_factor")?.unwrap_or(1.0),
         };
@@ -98,43 +100,48 @@ impl RopeConfig {
             let expected = format!("a share of head_dim {head_dim} that is an even number of dimensions");
             return Err(fields.error("partial_rotary_factor", expected));
         }
-        let scaling = RopeScaling::read(&scaling, max_positions)?;
+        let key = "original_max_position_embeddings";
+        // Outside the block it wins, as transformers has it for models of the Phi kind.
+        let original_positions = match fields.size(key, MOST_POSITIONS)? {
+            Some(positions) => positions,
+            None => block.size(key, MOST_POSITIONS)?.unwrap_or(max_positions),
+        };
+        let scaling =
+            RopeScaling::read(&block, Positions { max: max_positions, original: original_positions })?;
         Ok(Self { theta, rotary_dim, max_positions, scaling })
     }
 
     /// The longest sequence that the model was made for.
     ///
-    /// As in vLLM: with linear, dynamic and YaRN scaling the training length times the factor; otherwise
-    /// `max_position_embeddings`, which Llama 3.1 already states after scaling.
+    /// `tokenizer_limit` is the tokenizer's `model_max_length`, which bounds the length of training, as in vLLM. With
+    /// linear scaling that length is multiplied; with YaRN either key may state the stretched length, so the longer
+    /// counts; dynamic scaling ends where it would begin; Llama 3.1 states its length after scaling.
     #[must_use]
-    pub fn longest_sequence(&self) -> usize {
+    pub fn longest_sequence(&self, tokenizer_limit: Option<usize>) -> usize {
+        let limit = tokenizer_limit.unwrap_or(usize::MAX);
+        let trained = self.max_positions.min(limit);
         let stretch = |positions: usize, factor: f64| (positions as f64 * factor) as usize;
         match &self.scaling {
-            RopeScaling::Default | RopeScaling::Llama3 { .. } => self.max_positions,
-            RopeScaling::Linear { factor } => stretch(self.max_positions, *factor),
-            RopeScaling::Dynamic { factor, original_positions } => stretch(*original_positions, *factor),
-            RopeScaling::Yarn(yarn) => stretch(yarn.original_positions, yarn.factor),
+            RopeScaling::Default | RopeScaling::Llama3 { .. } | RopeScaling::Dynamic => trained,
+            RopeScaling::Linear { factor } => stretch(trained, *factor).min(MOST_POSITIONS),
+            RopeScaling::Yarn(yarn) => {
+                let stretched = stretch(yarn.original_positions, yarn.factor).min(MOST_POSITIONS);
+                self.max_positions.max(stretched).min(limit)
+            }
         }
     }
 
-    /// Frequencies for sequences of at most `max_model_len` tokens (dynamic scaling depends on it, and is that of the
-    /// longest sequence for all, so that a sequence's cached keys stay right while it grows).
+    /// The inverse frequencies, and the factor on cosines and sines.
     #[must_use]
-    pub fn spec(&self, max_model_len: usize) -> RopeSpec {
+    pub fn spec(&self) -> RopeSpec {
         let plain = |theta: f64| -> Vec<f64> {
             let pairs = (0..self.rotary_dim / 2).map(|pair| 2.0 * pair as f64 / self.rotary_dim as f64);
             pairs.map(|exponent| theta.powf(-exponent)).collect()
         };
         let mut magnitude = 1.0;
         let frequencies: Vec<f64> = match &self.scaling {
-            RopeScaling::Default => plain(self.theta),
+            RopeScaling::Default | RopeScaling::Dynamic => plain(self.theta),
             RopeScaling::Linear { factor } => plain(self.theta).iter().map(|f| f / factor).collect(),
-            RopeScaling::Dynamic { factor, original_positions } => {
-                let length = max_model_len.max(*original_positions) as f64 / *original_positions as f64;
-                let dimensions = self.rotary_dim as f64;
-                let growth = (factor * length - (factor - 1.0)).powf(dimensions / (dimensions - 2.0));
-                plain(self.theta * growth)
-            }
             RopeScaling::Llama3 { factor, low_factor, high_factor, original_positions } => {
                 let original = *original_positions as f64;
                 let scale = |frequency: &f64| {
@@ -155,9 +162,38 @@ impl RopeConfig {
     }
 }
 
+/// A key, and the object under it.
+type Block<'a> = (&'static str, &'a Map<String, Value>);
+
+/// The block that counts, with its key. `rope_scaling`, which people add by hand, replaces `rope_parameters` whole, as in
+/// transformers 5.
+fn block<'a>(fields: &Fields<'a>) -> Result<Option<Block<'a>>, ModelError> {
+    let read = |key: &'static str| match fields.object(key)?.filter(|object| !object.is_empty()) {
+        Some(object) => one_of_all_layers(fields, key, object).map(Some),
+        None => Ok(None),
+    };
+    let (scaling, parameters) = (read("rope_scaling")?, read("rope_parameters")?);
+    let (Some(scaling), Some(parameters)) = (scaling, parameters) else {
+        return Ok(scaling.map(|it| ("rope_scaling", it)).or(parameters.map(|it| ("rope_parameters", it))));
+    };
+    let theta = |object, key| Fields::new(fields.file(), key, object).positive_number("rope_theta");
+    let stated = theta(scaling, "rope_scaling")?.or(fields.positive_number("rope_theta")?);
+    // transformers falls back to its default here, which no one who adds a scaling means.
+    if let (None, Some(lost)) = (stated, theta(parameters, "rope_parameters")?)
+        && lost != DEFAULT_THETA
+    {
+        let expected = format!(
+            "a block with rope_theta, because it replaces rope_parameters, whose rope_theta {lost} would be lost"
+        );
+        return Err(fields.error("rope_scaling", expected));
+    }
+    Ok(Some(("rope_scaling", scaling)))
+}
+
 /// transformers 5 may nest the parameters by kind of layer; the families here rotate all layers alike.
 fn one_of_all_layers<'a>(
     fields: &Fields<'a>,
+    key: &str,
     object: &'a Map<String, Value>,
 ) -> Result<&'a Map<String, Value>, ModelError> {
     let nested: Vec<_> = object.values().filter_map(Value::as_object).collect();
@@ -165,13 +201,22 @@ fn one_of_all_layers<'a>(
         return Ok(object);
     }
     if nested.iter().any(|other| *other != nested[0]) {
-        return Err(fields.error("rope_parameters", "the same parameters for all layers"));
+        return Err(fields.error(key, "the same parameters for all layers"));
     }
     Ok(nested[0])
 }
 
+/// Lengths that a config states.
+#[derive(Clone, Copy)]
+struct Positions {
+    /// `max_position_embeddings`.
+    max: usize,
+    /// Of training, before scaling.
+    original: usize,
+}
+
 impl RopeScaling {
-    fn read(fields: &Fields<'_>, max_positions: usize) -> Result<Self, ModelError> {
+    fn read(fields: &Fields<'_>, positions: Positions) -> Result<Self, ModelError> {
         let name = match fields.text("rope_type")? {
             Some(name) => name,
             None => fields.text("type")?.unwrap_or("default"),
@@ -180,38 +225,56 @@ impl RopeScaling {
             let expected = format!("a number above 0 (rope type {name} needs it)");
             fields.positive_number(key)?.ok_or_else(|| fields.error(key, expected))
         };
-        let original_positions = fields.positive("original_max_position_embeddings")?;
-        match name {
-            "default" | "mrope" => Ok(Self::Default),
-            "linear" => Ok(Self::Linear { factor: factor("factor")? }),
-            "dynamic" => Ok(Self::Dynamic {
-                factor: factor("factor")?,
-                original_positions: original_positions.unwrap_or(max_positions),
-            }),
+        let scaling = match name {
+            "default" | "mrope" => Self::Default,
+            "linear" => Self::Linear { factor: factor("factor")? },
+            "dynamic" => {
+                factor("factor")?;
+                Self::Dynamic
+            }
             "llama3" => {
                 let low_factor = factor("low_freq_factor")?;
                 let high_factor = factor("high_freq_factor")?;
                 if high_factor <= low_factor {
                     return Err(fields.error("high_freq_factor", "a number above low_freq_factor"));
                 }
-                let key = "original_max_position_embeddings";
-                let original = original_positions.ok_or_else(|| fields.error(key, "a positive integer"))?;
-                Ok(Self::Llama3 {
-                    factor: factor("factor")?,
-                    low_factor,
-                    high_factor,
-                    original_positions: original,
-                })
+                let factor = factor("factor")?;
+                Self::Llama3 { factor, low_factor, high_factor, original_positions: positions.original }
             }
             "yarn" => {
-                let original_positions = original_positions.unwrap_or(max_positions);
-                Ok(Self::Yarn(Yarn::read(fields, factor("factor")?, original_positions)?))
+                // transformers takes null for the ratio of the lengths.
+                let is_null = fields.mentions("factor") && fields.get("factor").is_none();
+                let ratio = positions.max as f64 / positions.original as f64;
+                let factor = if is_null { ratio } else { factor("factor")? };
+                Self::Yarn(Yarn::read(fields, factor, positions.original)?)
             }
-            other => Err(ModelError::Unsupported {
-                what: "the rotary embedding of type",
-                found: other.to_owned(),
-                supported: SUPPORTED.to_owned(),
-            }),
+            other => {
+                return Err(ModelError::Unsupported {
+                    what: "the rotary embedding of type",
+                    found: other.to_owned(),
+                    supported: SUPPORTED.to_owned(),
+                });
+            }
+        };
+        fields.refuse_all_but(&[&COMMON_KEYS, &HARMLESS_KEYS, scaling.keys()])?;
+        Ok(scaling)
+    }
+
+    /// Keys of a type's block, besides those of all.
+    const fn keys(&self) -> &'static [&'static str] {
+        match self {
+            Self::Default => &[],
+            Self::Linear { .. } | Self::Dynamic => &["factor"],
+            Self::Llama3 { .. } => &["factor", "low_freq_factor", "high_freq_factor"],
+            Self::Yarn(_) => &[
+                "factor",
+                "attention_factor",
+                "beta_fast",
+                "beta_slow",
+                "mscale",
+                "mscale_all_dim",
+                "truncate",
+            ],
         }
     }
 }
@@ -228,8 +291,9 @@ impl Yarn {
         };
         Ok(Self {
             factor,
-            beta_fast: fields.positive_number("beta_fast")?.unwrap_or(32.0),
-            beta_slow: fields.positive_number("beta_slow")?.unwrap_or(1.0),
+            // Zero means the default too, as in transformers.
+            beta_fast: fields.number("beta_fast")?.filter(|&beta| beta != 0.0).unwrap_or(32.0),
+            beta_slow: fields.number("beta_slow")?.filter(|&beta| beta != 0.0).unwrap_or(1.0),
             original_positions,
             attention_factor,
             truncate: fields.flag_or("truncate", true)?,
@@ -282,8 +346,8 @@ mod tests {
         let config = read(&old).unwrap();
         assert_eq!(config, read(&new).unwrap());
         assert_eq!(config, read(&nested).unwrap());
-        assert_eq!(config.longest_sequence(), 128);
-        assert_eq!(config.spec(128).inverse_frequencies[0], 0.5);
+        assert_eq!(config.longest_sequence(None), 128);
+        assert_eq!(config.spec().inverse_frequencies[0], 0.5);
     }
 
     #[test]
@@ -292,21 +356,72 @@ mod tests {
             "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192 } }))
         .unwrap();
-        let spec = config.spec(131_072);
+        let spec = config.spec();
         let plain = 5e5f64.powf(-0.75);
         assert_eq!(spec.inverse_frequencies[0], 1.0);
         assert!((f64::from(spec.inverse_frequencies[3]) / (plain / 8.0) - 1.0).abs() < 1e-6);
-        assert_eq!((spec.magnitude, config.longest_sequence()), (1.0, 131_072));
+        assert_eq!((spec.magnitude, config.longest_sequence(None)), (1.0, 131_072));
     }
 
     #[test]
-    fn dynamic_scaling_starts_beyond_the_training_length() {
+    fn dynamic_scaling_ends_where_it_would_begin() {
         let dynamic = read(&json!({ "max_position_embeddings": 64,
             "rope_scaling": { "rope_type": "dynamic", "factor": 2.0 } }))
         .unwrap();
         let plain = read(&json!({ "max_position_embeddings": 64 })).unwrap();
-        assert_eq!(dynamic.spec(64), plain.spec(64));
-        assert!(dynamic.spec(128).inverse_frequencies[1] < plain.spec(128).inverse_frequencies[1]);
+        assert_eq!(dynamic.spec(), plain.spec());
+        assert_eq!(dynamic.longest_sequence(None), 64);
+    }
+
+    #[test]
+    fn the_tokenizer_bounds_the_length() {
+        let yarn = |max: usize, original: usize| {
+            read(&json!({ "max_position_embeddings": max, "rope_scaling":
+                { "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": original } }))
+            .unwrap()
+        };
+        assert_eq!(yarn(40, 32).longest_sequence(None), 128);
+        assert_eq!(yarn(256, 32).longest_sequence(None), 256);
+        assert_eq!(yarn(40, 32).longest_sequence(Some(100)), 100);
+        let linear =
+            json!({ "max_position_embeddings": 64, "rope_scaling": { "type": "linear", "factor": 2.0 } });
+        assert_eq!(read(&linear).unwrap().longest_sequence(Some(32)), 64);
+    }
+
+    #[test]
+    fn a_scaling_that_would_lose_the_base_is_refused() {
+        let added = |theta: Value| {
+            json!({ "max_position_embeddings": 64, "rope_parameters": { "rope_type": "default", "rope_theta": theta },
+                "rope_scaling": { "rope_type": "linear", "factor": 2.0 } })
+        };
+        let error = read(&added(json!(1e6))).unwrap_err().to_string();
+        assert!(
+            error.contains("rope_scaling is {") && error.contains("rope_theta 1000000 would be lost"),
+            "{error}"
+        );
+        let mut config = added(json!(1e6));
+        config["rope_scaling"]["rope_theta"] = json!(5e5);
+        let read_config = read(&config).unwrap();
+        assert_eq!((read_config.theta, read_config.scaling), (5e5, RopeScaling::Linear { factor: 2.0 }));
+        assert_eq!(read(&added(json!(1e4))).unwrap().scaling, RopeScaling::Linear { factor: 2.0 });
+    }
+
+    #[test]
+    fn keys_that_the_type_does_not_know_are_refused() {
+        for (key, block) in [
+            ("alpha", json!({ "rope_type": "dynamic", "factor": 2.0, "alpha": 1000.0 })),
+            ("factor", json!({ "rope_type": "default", "factor": 4.0 })),
+            ("long_factor", json!({ "rope_type": "yarn", "factor": 4.0, "long_factor": [1.0] })),
+            ("use_fope", json!({ "rope_type": "default", "use_fope": true })),
+        ] {
+            let error = read(&json!({ "max_position_embeddings": 64, "rope_scaling": block }))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(&format!("rope_scaling.{key} is")) && error.contains("no such key"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
@@ -314,8 +429,8 @@ mod tests {
         let yarn = read(&json!({ "max_position_embeddings": 4096, "rope_scaling": {
             "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024 } }))
         .unwrap();
-        let spec = yarn.spec(4096);
-        assert_eq!(yarn.longest_sequence(), 4096);
+        let spec = yarn.spec();
+        assert_eq!(yarn.longest_sequence(None), 4096);
         assert!((f64::from(spec.magnitude) - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-6);
         assert_eq!(spec.inverse_frequencies[0], 1.0);
         assert!((spec.inverse_frequencies[3] - 0.001 / 4.0).abs() < 1e-8);

@@ -4,8 +4,13 @@ use super::{Family, Traits, no_windows};
 use crate::ModelError;
 use crate::config::fields::Fields;
 
-pub(super) const FAMILY: Family =
-    Family { architecture: "LlamaForCausalLM", head_dim: None, traits, windows: no_windows };
+pub(super) const FAMILY: Family = Family {
+    architecture: "LlamaForCausalLM",
+    head_dim: None,
+    traits,
+    keys: &["attention_bias", "mlp_bias", "layer_types"],
+    windows: no_windows,
+};
 
 fn traits(fields: &Fields<'_>) -> Result<Traits, ModelError> {
     let attention_bias = fields.flag_or("attention_bias", false)?;

@@ -1,11 +1,18 @@
 //! Mistral 7B, Nemo, Small: Llama without biases, with a sliding window in the first version.
 
+use serde_json::Value;
+
 use super::{Family, Traits, Windows, sliding_layers};
 use crate::ModelError;
 use crate::config::fields::Fields;
 
-pub(super) const FAMILY: Family =
-    Family { architecture: "MistralForCausalLM", head_dim: None, traits, windows };
+pub(super) const FAMILY: Family = Family {
+    architecture: "MistralForCausalLM",
+    head_dim: None,
+    traits,
+    keys: &["layer_types", "sliding_window", "use_sliding_window"],
+    windows,
+};
 
 /// The window where the config does not speak of one, as in transformers; null means none.
 const DEFAULT_WINDOW: usize = 4096;
@@ -19,6 +26,8 @@ fn windows(fields: &Fields<'_>, layers: usize) -> Result<Windows, ModelError> {
         None if !fields.mentions("sliding_window") => Some(DEFAULT_WINDOW),
         window => window,
     };
+    // vLLM heeds Qwen's key here too.
+    let window = window.filter(|_| fields.get("use_sliding_window") != Some(&Value::Bool(false)));
     let slides = sliding_layers(fields, layers)?.unwrap_or_else(|| vec![true; layers]);
     Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
 }

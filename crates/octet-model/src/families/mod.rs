@@ -19,6 +19,8 @@ pub(crate) struct Family {
     pub(crate) head_dim: Option<usize>,
     /// Biases and norms.
     pub(crate) traits: fn(&Fields<'_>) -> Result<Traits, ModelError>,
+    /// Keys of the config that it reads besides those of all, and those that say what is so anyway.
+    pub(crate) keys: &'static [&'static str],
     /// Sliding window of each of so many layers.
     pub(crate) windows: fn(&Fields<'_>, usize) -> Result<Windows, ModelError>,
 }
@@ -53,8 +55,12 @@ pub(crate) fn supported() -> String {
     FAMILIES.map(|family| family.architecture).join(", ")
 }
 
-/// Windows for families whose layers all see everything.
-fn no_windows(_: &Fields<'_>, layers: usize) -> Result<Windows, ModelError> {
+/// Windows for families whose layers all see everything: a list of other layers is a contradiction, since transformers
+/// would not heed it and vLLM would.
+fn no_windows(fields: &Fields<'_>, layers: usize) -> Result<Windows, ModelError> {
+    if sliding_layers(fields, layers)?.is_some_and(|slides| slides.contains(&true)) {
+        return Err(fields.error("layer_types", "full_attention for all layers of this architecture"));
+    }
     Ok(vec![None; layers])
 }
 

@@ -5,7 +5,11 @@ use crate::ModelError;
 use crate::config::fields::Fields;
 
 pub(super) const FAMILY: Family =
-    Family { architecture: "Qwen2ForCausalLM", head_dim: None, traits, windows };
+    Family { architecture: "Qwen2ForCausalLM", head_dim: None, traits, keys: &KEYS, windows };
+
+/// Of windows, and the bias, which Qwen2 has whatever its key says; Qwen3 has the same.
+pub(super) const KEYS: [&str; 5] =
+    ["attention_bias", "layer_types", "max_window_layers", "sliding_window", "use_sliding_window"];
 
 /// First layer that slides where the config does not say, as in transformers.
 const DEFAULT_FULL_LAYERS: usize = 28;

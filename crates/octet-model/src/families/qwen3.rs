@@ -9,6 +9,7 @@ pub(super) const FAMILY: Family = Family {
     // transformers' default, which is not hidden_size / num_attention_heads in the small models.
     head_dim: Some(128),
     traits,
+    keys: &qwen2::KEYS,
     windows: qwen2::windows,
 };
 

@@ -9,6 +9,18 @@ use crate::config::fields::Fields;
 /// The class of every linear here, as torch names it.
 const CLASS: &str = "linear";
 
+/// Keys that are read, of the block, of a group and of a tensor's arguments.
+const READ: [&str; 6] =
+    ["quant_method", "format", "config_groups", "ignore", "kv_cache_scheme", "sparsity_config"];
+const GROUP_READ: [&str; 4] = ["targets", "weights", "input_activations", "format"];
+const TENSOR_READ: [&str; 7] =
+    ["num_bits", "type", "symmetric", "group_size", "strategy", "block_structure", "dynamic"];
+/// Keys about how the file came to be.
+const HARMLESS: [&str; 5] =
+    ["quantization_status", "global_compression_ratio", "version", "run_compressed", "dequantize"];
+/// Keys about how scales were found and in what they are stored.
+const TENSOR_HARMLESS: [&str; 4] = ["observer", "observer_kwargs", "scale_dtype", "zp_dtype"];
+
 /// The layout's rules.
 #[derive(Clone, Debug)]
 pub(crate) struct CompressedTensors {
@@ -30,6 +42,7 @@ struct Group {
 
 impl CompressedTensors {
     pub(super) fn read(fields: &Fields<'_>) -> Result<Self, ModelError> {
+        fields.refuse_all_but(&[&READ, &HARMLESS])?;
         if let Some(sparsity) = fields.object("sparsity_config")?
             && sparsity.get("format").and_then(Value::as_str).is_some_and(|format| format != "dense")
         {
@@ -43,6 +56,12 @@ impl CompressedTensors {
             let group =
                 group.as_object().ok_or_else(|| fields.error("config_groups", "an object of objects"))?;
             let path = format!("quantization_config.config_groups.{name}");
+            // Attention is a matter of the KV cache, as in vLLM.
+            if matches!(group.get("targets").and_then(Value::as_array).map(Vec::as_slice),
+                Some([Value::String(target)]) if target.ends_with("Attention"))
+            {
+                continue;
+            }
             read.push(Group::read(&Fields::new(fields.file(), &path, group), format)?);
         }
         let has_kv_cache_scheme = match fields.object("kv_cache_scheme")? {
@@ -77,6 +96,7 @@ impl CompressedTensors {
 
 impl Group {
     fn read(fields: &Fields<'_>, format: &str) -> Result<Self, ModelError> {
+        fields.refuse_all_but(&[&GROUP_READ])?;
         let format = fields.text("format")?.unwrap_or(format);
         let targets = fields.texts("targets")?;
         if targets.is_empty() {
@@ -113,6 +133,7 @@ fn weight_granularity(fields: &Fields<'_>, format: &str) -> Result<Result<Granul
     if kind != "float" || bits != 8 || !is_plain_format {
         return Ok(Err(format!("compressed-tensors {format} with weights of {kind} {bits} bits")));
     }
+    fields.refuse_all_but(&[&TENSOR_READ, &TENSOR_HARMLESS])?;
     if !fields.flag_or("symmetric", true)? {
         return Ok(Err("compressed-tensors with asymmetric FP8 weights".to_owned()));
     }
@@ -145,6 +166,7 @@ fn activation(fields: &Fields<'_>) -> Result<Result<ActivationScheme, String>, M
     if kind != "float" || bits != 8 {
         return Ok(Err(format!("compressed-tensors with inputs of {kind} {bits} bits")));
     }
+    input.refuse_all_but(&[&TENSOR_READ, &TENSOR_HARMLESS])?;
     let is_dynamic = match input.get("dynamic") {
         None => false,
         Some(Value::Bool(dynamic)) => *dynamic,

@@ -4,16 +4,30 @@ use super::{ActivationScheme, Granularity, LinearScheme, block};
 use crate::ModelError;
 use crate::config::fields::Fields;
 
+/// Keys that are read.
+const READ: [&str; 6] = [
+    "quant_method",
+    "activation_scheme",
+    "weight_block_size",
+    "fmt",
+    "ignored_layers",
+    "modules_to_not_convert",
+];
+/// Keys about how scales are stored, how the file was written, and the KV cache, whose scales are found by name.
+const HARMLESS: [&str; 6] =
+    ["dequantize", "export", "is_checkpoint_fp8_serialized", "kv_cache_scheme", "scale_fmt", "store_dtype"];
+
 /// The layout's rules.
 #[derive(Clone, Debug)]
 pub(crate) struct Fp8 {
     scheme: LinearScheme,
-    /// Full names of modules that stay in 16 bits.
+    /// Names of modules that stay in 16 bits, full or of what they lie in.
     ignored: Vec<String>,
 }
 
 impl Fp8 {
     pub(super) fn read(fields: &Fields<'_>) -> Result<Self, ModelError> {
+        fields.refuse_all_but(&[&READ, &HARMLESS])?;
         let activation = match fields.text("activation_scheme")? {
             Some("static") => ActivationScheme::Static,
             Some("dynamic") => ActivationScheme::Dynamic,
@@ -36,7 +50,11 @@ impl Fp8 {
     }
 
     pub(super) fn ignores(&self, name: &str) -> bool {
-        self.ignored.iter().any(|ignored| ignored == name)
+        // A module's name stands for all in it, as in transformers.
+        let lies_in = |outer: &str| {
+            name.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.ignored.iter().any(|ignored| lies_in(ignored))
     }
 
     pub(super) fn scheme(&self, name: &str) -> LinearScheme {

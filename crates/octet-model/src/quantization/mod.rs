@@ -1,15 +1,19 @@
-//! How a checkpoint's linears are quantised: three layouts, read into one scheme for each linear.
+//! How a checkpoint's linears are quantised: four layouts, read into one scheme for each linear.
 //!
 //! Each layout has its own file, which turns its part of `config.json` into rules; [`QuantizationConfig::scheme`] asks
 //! them about one linear by name. Whatever is not FP8 is refused here, before a weight is read.
 
 mod compressed_tensors;
 mod fp8;
+mod modelopt;
 mod online;
 mod patterns;
 mod quark;
 
 use std::fmt;
+use std::path::Path;
+
+use serde_json::{Map, Value};
 
 use crate::config::fields::Fields;
 use crate::{ModelConfig, ModelError};
@@ -17,8 +21,7 @@ pub use online::OnlineQuantization;
 pub(crate) use online::{NotFinite, Quantized, Values, quantize};
 pub(crate) use patterns::Pattern;
 
-const SUPPORTED: &str =
-    "FP8 weights (per tensor, per channel, in blocks) in the layouts fp8, compressed-tensors and quark";
+const SUPPORTED: &str = "FP8 weights (per tensor, per channel, in blocks) in the layouts fp8, compressed-tensors, quark and modelopt";
 
 /// Which weights share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,22 +91,47 @@ pub(crate) enum QuantizationConfig {
     CompressedTensors(compressed_tensors::CompressedTensors),
     /// `quant_method: "quark"`.
     Quark(quark::Quark),
+    /// `quant_method: "modelopt"`.
+    ModelOpt(modelopt::ModelOpt),
 }
 
+/// Where ModelOpt writes what `config.json` then lacks.
+const MODELOPT_FILE: &str = "hf_quant_config.json";
+
 impl QuantizationConfig {
-    /// Reads `quantization_config`, if the model has one.
-    pub(crate) fn read(config: &ModelConfig, file: &str) -> Result<Option<Self>, ModelError> {
-        let Some(object) = &config.quantization else { return Ok(None) };
-        let fields = Fields::new(file, "quantization_config", object);
-        // compressed-tensors wrote no method in its first versions.
-        let default = if fields.mentions("config_groups") { "compressed-tensors" } else { "" };
+    /// Reads the block of `config.json`, which is `file`, else `hf_quant_config.json` beside it; as in vLLM.
+    pub(crate) fn find(
+        config: &ModelConfig,
+        file: &str,
+        folder: Option<&Path>,
+    ) -> Result<Option<Self>, ModelError> {
+        if let Some(object) = &config.quantization {
+            return Self::read(&Fields::new(file, "quantization_config", object)).map(Some);
+        }
+        let Some(path) = folder.map(|folder| folder.join(MODELOPT_FILE)).filter(|path| path.exists()) else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(&path).map_err(ModelError::read("the config", &path))?;
+        let json = |source| ModelError::Json { path: path.clone(), source };
+        let object: Map<String, Value> = serde_json::from_str(&text).map_err(json)?;
+        Self::read(&Fields::new(&path.display().to_string(), "", &object)).map(Some)
+    }
+
+    fn read(fields: &Fields<'_>) -> Result<Self, ModelError> {
+        // These wrote no method in their first versions, or in a file of their own.
+        let default = match (fields.mentions("config_groups"), fields.mentions("quantization")) {
+            (_, true) => "modelopt",
+            (true, false) => "compressed-tensors",
+            (false, false) => "",
+        };
         match fields.text("quant_method")?.unwrap_or(default) {
-            "fp8" => fp8::Fp8::read(&fields).map(Self::Fp8).map(Some),
+            "fp8" => fp8::Fp8::read(fields).map(Self::Fp8),
             "compressed-tensors" => {
-                compressed_tensors::CompressedTensors::read(&fields).map(Self::CompressedTensors).map(Some)
+                compressed_tensors::CompressedTensors::read(fields).map(Self::CompressedTensors)
             }
-            "quark" => quark::Quark::read(&fields).map(Self::Quark).map(Some),
-            "" => Err(fields.error("quant_method", "one of fp8, compressed-tensors, quark")),
+            "quark" => quark::Quark::read(fields).map(Self::Quark),
+            "modelopt" => modelopt::ModelOpt::read(fields).map(Self::ModelOpt),
+            "" => Err(fields.error("quant_method", "one of fp8, compressed-tensors, quark, modelopt")),
             other => Err(unsupported(other)),
         }
     }
@@ -114,12 +142,17 @@ impl QuantizationConfig {
             Self::Fp8(_) => "fp8",
             Self::CompressedTensors(_) => "compressed-tensors",
             Self::Quark(_) => "quark",
+            Self::ModelOpt(_) => "modelopt",
         }
     }
 
-    /// Whether the KV cache is meant to be FP8 unless the user says otherwise (compressed-tensors' `kv_cache_scheme`).
+    /// Whether the KV cache is meant to be FP8 unless the user says otherwise.
     pub(crate) fn wants_float8_cache(&self) -> bool {
-        matches!(self, Self::CompressedTensors(layout) if layout.has_kv_cache_scheme)
+        match self {
+            Self::CompressedTensors(layout) => layout.has_kv_cache_scheme,
+            Self::ModelOpt(layout) => layout.has_kv_cache_scheme,
+            Self::Fp8(_) | Self::Quark(_) => false,
+        }
     }
 
     /// The scheme of one linear by its full name, such as `model.layers.0.self_attn.q_proj`.
@@ -128,6 +161,7 @@ impl QuantizationConfig {
             Self::Fp8(layout) => Ok(layout.scheme(name)),
             Self::CompressedTensors(layout) => layout.scheme(name),
             Self::Quark(layout) => layout.scheme(name),
+            Self::ModelOpt(layout) => Ok(layout.scheme(name)),
         }
     }
 
@@ -136,6 +170,7 @@ impl QuantizationConfig {
             Self::Fp8(layout) => layout.ignores(name),
             Self::CompressedTensors(layout) => layout.ignores(name),
             Self::Quark(layout) => layout.ignores(name),
+            Self::ModelOpt(layout) => layout.ignores(name),
         }
     }
 

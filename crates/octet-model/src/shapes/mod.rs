@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::{ModelConfig, ModelError};
+use crate::{ConfigOverrides, ModelConfig, ModelError};
 
 const SHAPES: [(&str, &str); 4] = [
     ("llama-3-8b", include_str!("llama-3-8b.json")),
@@ -26,28 +26,29 @@ pub fn text(name: &str) -> Option<&'static str> {
     SHAPES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }
 
-/// The config of a shape.
+/// The config of a shape, with values that replace its own.
 ///
 /// # Errors
 /// An unknown name.
-pub fn config(name: &str) -> Result<ModelConfig, ModelError> {
+pub fn config(name: &str, overrides: &ConfigOverrides) -> Result<ModelConfig, ModelError> {
     let text = text(name).ok_or_else(|| ModelError::Unsupported {
         what: "the shape",
         found: name.to_owned(),
         supported: names().join(", "),
     })?;
-    ModelConfig::parse(text, Path::new(name))
+    ModelConfig::parse_with(text, Path::new(name), overrides)
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn parameter_counts_are_those_of_the_models() {
-        let millions = |name| super::config(name).unwrap().parameters() / 1_000_000;
+        let config = |name| super::config(name, &crate::ConfigOverrides::default());
+        let millions = |name| config(name).unwrap().parameters() / 1_000_000;
         assert_eq!(millions("llama-3-8b"), 8_029);
         assert_eq!(millions("llama-3.2-1b"), 1_235);
         assert_eq!(millions("qwen3-0.6b"), 595);
         assert_eq!(millions("llama-160m"), 124);
-        assert!(super::config("gpt-5").is_err());
+        assert!(config("gpt-5").is_err());
     }
 }

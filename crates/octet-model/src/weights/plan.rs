@@ -320,7 +320,7 @@ impl Planner<'_> {
         let scale = self.weight_scale(name, rows, columns, granularity)?;
         let input_scale = match activation {
             ActivationScheme::Static => {
-                Some(self.one_of(name, &["input_scale", "act_scale"], &[&[], &[1]])?)
+                Some(self.one_of(name, &["input_scale", "act_scale", "activation_scale"], &[&[], &[1]])?)
             }
             ActivationScheme::Unquantized | ActivationScheme::Dynamic => None,
         };
@@ -344,7 +344,7 @@ impl Planner<'_> {
         })
     }
 
-    /// DeepSeek's name for the same dequantisation scale is `weight_scale_inv`.
+    /// DeepSeek's and transformers' name for the same dequantisation scale is `weight_scale_inv`.
     fn weight_scale(
         &mut self,
         name: &str,
@@ -353,7 +353,9 @@ impl Planner<'_> {
         granularity: Granularity,
     ) -> Result<TensorPlan, ModelError> {
         match granularity {
-            Granularity::Tensor => self.one_of(name, &["weight_scale"], &[&[], &[1], &[1, 1]]),
+            Granularity::Tensor => {
+                self.one_of(name, &["weight_scale", "weight_scale_inv"], &[&[], &[1], &[1, 1]])
+            }
             Granularity::Channel => self.one_of(name, &["weight_scale"], &[&[rows, 1], &[rows]]),
             Granularity::Block { rows: block_rows, columns: block_columns } => {
                 let shape = [rows.div_ceil(block_rows), columns.div_ceil(block_columns)];
@@ -430,6 +432,7 @@ impl Planner<'_> {
                 || name.ends_with("output_scale")
                 || name.ends_with(".q_scale")
                 || name.ends_with(".input_scale")
+                || name.ends_with(".activation_scale")
                 || (self.config.tied_embeddings && name == "lm_head.weight")
         };
         let names = checkpoint.names().filter(|name| !self.used.contains(*name) && !is_known(name));

@@ -254,6 +254,48 @@ fn quantisations_that_are_not_supported() {
     says(&draft.error(), &["quantization_config.exclude", "valid expressions; re:("]);
 }
 
+/// A key that nobody reads may be what the weights need, as rotations do.
+#[test]
+fn quantisation_keys_that_are_not_read_are_refused() {
+    let float = json!({ "num_bits": 8, "type": "float", "strategy": "channel" });
+    let compressed = |change: &dyn Fn(&mut Value)| {
+        let mut config = json!({ "quant_method": "compressed-tensors", "format": "float-quantized", "version": "0.12",
+            "quantization_status": "compressed", "transform_config": { "config_groups": {} },
+            "config_groups": { "group_0": { "targets": ["Linear"], "weights": float.clone() } } });
+        change(&mut config);
+        config
+    };
+    let rotation = json!({ "config_groups": { "u": { "type": "hadamard", "apply": [] } } });
+    let quark = json!({ "quant_method": "quark", "export": {}, "algo_config": [{ "name": "rotation", "r1": true }],
+        "global_quant_config": { "weight": { "dtype": "fp8_e4m3", "qscheme": "per_tensor" } } });
+    for (config, found) in [
+        (
+            compressed(&|config| config["transform_config"] = rotation.clone()),
+            "quantization_config.transform_config is",
+        ),
+        (
+            compressed(&|config| config["config_groups"]["group_0"]["weights"]["actorder"] = json!("group")),
+            "weights.actorder is \"group\"",
+        ),
+        (
+            compressed(&|config| config["config_groups"]["group_0"]["output_activations"] = float.clone()),
+            "group_0.output_activations is",
+        ),
+        (quark, "quantization_config.algo_config is"),
+        (
+            json!({ "quant_method": "fp8", "activation_scheme": "dynamic", "modules_to_convert": ["model.embed_tokens"] }),
+            "quantization_config.modules_to_convert is",
+        ),
+    ] {
+        let mut draft = Draft::of(CASE);
+        draft.config["quantization_config"] = config;
+        says(&draft.error(), &[found, "expected"]);
+    }
+    let mut draft = Draft::of(CASE);
+    draft.config["quantization_config"] = compressed(&|_| ());
+    says(&draft.error(), &[QUERY, "stored as F32"]);
+}
+
 #[test]
 fn choices_that_contradict_the_checkpoint() {
     let same = LoadOptions { quantization: Some(OnlineQuantization::Tensor), ..EXACT };

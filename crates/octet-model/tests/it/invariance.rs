@@ -4,7 +4,9 @@ use octet_backend::{Backend, Batch};
 use octet_model::{KvCacheChoice, LoadOptions, WeightType};
 use octet_reference::ReferenceBackend;
 
-use crate::support::{BLOCK_SIZE, EXACT, Golden, block_table, continue_logits, cpu, limits, load_on, logits};
+use crate::support::{
+    BLOCK_SIZE, EXACT, Golden, MAX_MODEL_LEN, block_table, continue_logits, cpu, limits, load_on, logits,
+};
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
@@ -28,7 +30,7 @@ fn chunks_and_hits<B: Backend>(backend: impl Fn() -> B, options: LoadOptions) {
     for case in ["llama-gqa-rope-llama3", "mistral-sliding-window", "qwen3"] {
         let golden = Golden::read(case);
         let model = load_on(backend(), &golden.folder, options).unwrap();
-        let mut runner = model.into_runner(limits(golden.max_model_len)).unwrap();
+        let mut runner = model.into_runner(limits(MAX_MODEL_LEN)).unwrap();
         let whole = logits(&mut runner, &golden.prompt, usize::MAX / 2);
         for chunk in [1, 7, 16] {
             assert_eq!(bits(&logits(&mut runner, &golden.prompt, chunk)), bits(&whole), "{case} {chunk}");
@@ -53,7 +55,7 @@ fn neighbours_change_nothing() {
 fn neighbours<B: Backend>(backend: B, options: LoadOptions) {
     let golden = Golden::read("qwen2-tied");
     let model = load_on(backend, &golden.folder, options).unwrap();
-    let mut runner = model.into_runner(limits(golden.max_model_len)).unwrap();
+    let mut runner = model.into_runner(limits(MAX_MODEL_LEN)).unwrap();
     let prompt = &golden.prompt[..20];
     let alone = logits(&mut runner, prompt, usize::MAX / 2);
     let mut batch = Batch::default();

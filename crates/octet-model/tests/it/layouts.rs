@@ -95,7 +95,7 @@ struct Layout {
     config: Value,
     scales: Scales,
     scale_name: &'static str,
-    has_input_scale: bool,
+    input_scale: Option<&'static str>,
     /// Linears that stay as they are.
     ignored: &'static [&'static str],
 }
@@ -115,8 +115,8 @@ fn check(name: &str, layout: &Layout) {
         twin.tensors.insert(weight.clone(), Tensor::f32(&shape, &quantized.values));
         stored.tensors.insert(weight, Tensor::e4m3(&shape, quantized.codes));
         stored.tensors.insert(format!("{linear}.{}", layout.scale_name), quantized.scales);
-        if layout.has_input_scale {
-            stored.tensors.insert(format!("{linear}.input_scale"), Tensor::f32(&[], &[0.0625]));
+        if let Some(name) = layout.input_scale {
+            stored.tensors.insert(format!("{linear}.{name}"), Tensor::f32(&[], &[0.0625]));
         }
     }
     let (found, expected) = (run(&stored, EXACT), run(&twin, EXACT));
@@ -133,24 +133,32 @@ fn check(name: &str, layout: &Layout) {
 #[test]
 fn fp8_layout() {
     let base = json!({ "quant_method": "fp8", "activation_scheme": "dynamic" });
-    let layout = |config: Value, scales, scale_name, has_input_scale, ignored| Layout {
+    let layout = |config: Value, scales, scale_name, input_scale, ignored| Layout {
         config,
         scales,
         scale_name,
-        has_input_scale,
+        input_scale,
         ignored,
     };
-    check("dynamic", &layout(base.clone(), Scales::Tensor, "weight_scale", false, &[]));
+    check("dynamic", &layout(base.clone(), Scales::Tensor, "weight_scale", None, &[]));
     let mut config = base.clone();
     config["activation_scheme"] = json!("static");
-    check("static", &layout(config, Scales::Tensor, "weight_scale", true, &[]));
+    check("static", &layout(config.clone(), Scales::Tensor, "weight_scale", Some("input_scale"), &[]));
+    config["weight_block_size"] = json!(null);
+    config["modules_to_convert"] = json!(null);
+    config["scale_fmt"] = json!("float");
+    let names = layout(config, Scales::Tensor, "weight_scale_inv", Some("activation_scale"), &[]);
+    check("transformers' names", &names);
     let mut config = base.clone();
     config["weight_block_size"] = json!([BLOCK.rows, BLOCK.columns]);
-    check("block", &layout(config, Scales::Block, "weight_scale_inv", false, &[]));
+    check("block", &layout(config, Scales::Block, "weight_scale_inv", None, &[]));
+    let mut config = base.clone();
+    config["modules_to_not_convert"] = json!(["lm_head", "model.layers.1.mlp"]);
+    check("ignored by its module", &layout(config, Scales::Tensor, "weight_scale", None, &["layers.1.mlp"]));
     let mut config = base;
     let mlp = ["gate_proj", "up_proj", "down_proj"].map(|name| format!("model.layers.1.mlp.{name}"));
     config["ignored_layers"] = json!(mlp);
-    check("ignored", &layout(config, Scales::Tensor, "weight_scale", false, &["layers.1.mlp"]));
+    check("ignored", &layout(config, Scales::Tensor, "weight_scale", None, &["layers.1.mlp"]));
 }
 
 fn compressed(weights: &Value, input: &Value, ignore: &Value) -> Value {
@@ -168,11 +176,11 @@ fn compressed_tensors_layout() {
         |strategy: &str| json!({ "num_bits": 8, "type": "float", "symmetric": true, "strategy": strategy });
     let dynamic = json!({ "num_bits": 8, "type": "float", "dynamic": true, "strategy": "token" });
     let fixed = json!({ "num_bits": 8, "type": "float", "dynamic": false, "strategy": "tensor" });
-    let layout = |config, scales, has_input_scale, ignored| Layout {
+    let layout = |config, scales, has_input_scale: bool, ignored| Layout {
         config,
         scales,
         scale_name: "weight_scale",
-        has_input_scale,
+        input_scale: has_input_scale.then_some("input_scale"),
         ignored,
     };
     let head = json!(["lm_head"]);
@@ -197,11 +205,11 @@ fn quark_layout() {
             "layer_quant_config": {}, "exclude": ["lm_head"],
         })
     };
-    let layout = |config, scales, has_input_scale, ignored| Layout {
+    let layout = |config, scales, has_input_scale: bool, ignored| Layout {
         config,
         scales,
         scale_name: "weight_scale",
-        has_input_scale,
+        input_scale: has_input_scale.then_some("input_scale"),
         ignored,
     };
     let fixed = config(spec("per_tensor", false), spec("per_tensor", false));
@@ -211,6 +219,23 @@ fn quark_layout() {
     let mut by_layer = config(spec("per_tensor", false), spec("per_tensor", true));
     by_layer["layer_quant_config"] = json!({ "*.self_attn.*": { "weight": null, "input_tensors": null } });
     check("by layer", &layout(by_layer, Scales::Tensor, false, &["self_attn"]));
+}
+
+#[test]
+fn modelopt_layout() {
+    let config = |algorithm: &str| {
+        json!({ "quant_method": "modelopt", "quant_algo": algorithm, "ignore": ["lm_head", "*layers.0.self_attn*"],
+            "producer": { "name": "modelopt", "version": "0.29" }, "kv_cache_scheme": null })
+    };
+    let layout = |algorithm, scales, input_scale| Layout {
+        config: config(algorithm),
+        scales,
+        scale_name: "weight_scale",
+        input_scale,
+        ignored: &["layers.0.self_attn"],
+    };
+    check("static", &layout("FP8", Scales::Tensor, Some("input_scale")));
+    check("channel", &layout("FP8_PER_CHANNEL_PER_TOKEN", Scales::Channel, None));
 }
 
 /// What `--quantization` makes, against the same made by hand.

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod budget;
+mod facts;
 mod golden;
 mod invariance;
 mod kv_cache;

@@ -9,7 +9,7 @@ use octet_engine::{Delivery, Engine, EngineConfig, Event, EventSink, GroupId, Re
 use octet_model::{KvCacheChoice, LoadOptions, Runner, WeightType};
 use octet_sample::{LogprobCount, SamplingParams};
 
-use crate::support::{BLOCK_SIZE, EXACT, Golden, cpu, greedy_params, limits, load_on};
+use crate::support::{BLOCK_SIZE, EXACT, Golden, MAX_MODEL_LEN, cpu, greedy_params, limits, load_on};
 
 /// Sequences at a time.
 const SEQUENCES: usize = 4;
@@ -90,12 +90,12 @@ fn giving_way_changes_nothing() {
         let golden = Golden::read(case);
         let engine = |num_blocks| {
             let model = load_on(cpu(), &golden.folder, options).unwrap();
-            let runner = model.into_runner(limits(golden.max_model_len)).unwrap();
+            let runner = model.into_runner(limits(MAX_MODEL_LEN)).unwrap();
             let config = EngineConfig {
                 max_num_seqs: SEQUENCES,
                 max_num_batched_tokens: 64,
                 enable_prefix_caching: prefix_caching,
-                ..EngineConfig::new(num_blocks, BLOCK_SIZE, golden.max_model_len)
+                ..EngineConfig::new(num_blocks, BLOCK_SIZE, MAX_MODEL_LEN)
             };
             Engine::new(config, runner).unwrap()
         };

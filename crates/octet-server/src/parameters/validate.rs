@@ -151,8 +151,12 @@ fn sampling(fields: &ParameterFields, rules: &Rules<'_>) -> Result<SamplingParam
         top_p: if greedy { 1.0 } else { top_p },
         min_p: if greedy { 0.0 } else { min_p },
         repetition_penalty,
-        presence_penalty: penalty("presence_penalty", fields.presence_penalty)?,
-        frequency_penalty: penalty("frequency_penalty", fields.frequency_penalty)?,
+        presence_penalty: penalty("presence_penalty", fields.presence_penalty, defaults.presence_penalty)?,
+        frequency_penalty: penalty(
+            "frequency_penalty",
+            fields.frequency_penalty,
+            defaults.frequency_penalty,
+        )?,
         seed: 0,
         min_tokens: min_tokens(fields)?,
         eos_token_id: rules.eos_token_id.filter(|_| !fields.ignore_eos.unwrap_or(false)),
@@ -387,8 +391,8 @@ pub(crate) fn check_logprob_count(
     }
 }
 
-fn penalty(field: &'static str, value: Option<Number>) -> Result<f32, ApiError> {
-    value.map_or(Ok(0.0), |value| {
+fn penalty(field: &'static str, value: Option<Number>, default: Option<f32>) -> Result<f32, ApiError> {
+    value.map_or(Ok(default.unwrap_or(0.0)), |value| {
         number(field, value, "between -2 and 2", |value| (-2.0..=2.0).contains(&value))
     })
 }

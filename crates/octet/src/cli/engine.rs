@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use octet_model::{KvCacheChoice, LoadFormat, MaxModelLen, OnlineQuantization, WeightType};
+use octet_model::{ConfigOverrides, KvCacheChoice, LoadFormat, MaxModelLen, OnlineQuantization, WeightType};
 
 use super::sizes::{parse_bytes, parse_count, parse_max_model_len};
 
@@ -31,6 +31,9 @@ pub(crate) struct EngineArgs {
     /// Longest sequence, prompt and output together; `auto` takes the longest that fits.
     #[arg(long, value_parser = parse_max_model_len, allow_hyphen_values = true, value_name = "TOKENS|auto", help_heading = "Model")]
     pub(crate) max_model_len: Option<MaxModelLen>,
+    /// Values that replace those of the model's config.json, as a JSON object; objects in it are merged key by key.
+    #[arg(long, default_value = "", hide_default_value = true, value_parser = parse_with::<ConfigOverrides>, value_name = "JSON", help_heading = "Model")]
+    pub(crate) hf_overrides: ConfigOverrides,
     /// Branch, tag or commit of a Hub model.
     #[arg(long, help_heading = "Model")]
     pub(crate) revision: Option<String>,

@@ -113,6 +113,20 @@ fn a_tokenizer_that_does_not_match() {
     expect_refusal(&checkpoint, &[], &["tokenizer.json"]);
 }
 
+/// Each of these would end the engine, or every request that leaves the value open.
+#[test]
+fn sampling_defaults_that_cannot_be() {
+    let folder = Checkpoint::llama().write();
+    let path = folder.path().join("generation_config.json");
+    for (key, value) in
+        [("min_p", "1.5"), ("top_p", "0.0"), ("repetition_penalty", "0"), ("temperature", "-1")]
+    {
+        fs::write(&path, format!("{{\"{key}\": {value}}}")).unwrap();
+        let found = format!("generation_config.json: {key} is {value}, expected ");
+        expect_words(&refusal(folder.path(), &[]), &[&found]);
+    }
+}
+
 #[test]
 fn a_port_in_use() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -154,6 +168,12 @@ fn flags_that_cannot_be_followed() {
         (&["--max-logprobs", "-2"], &["-2", "-1 (no limit)"]),
         (&["--device", "cpu", "--step-timeout", "5"], &["--step-timeout 5", "for GPUs"]),
         (&["--revision", "main"], &["--revision main", "Hub id"]),
+        (
+            &["--override-generation-config", r#"{"min_p": 1.5}"#],
+            &["--override-generation-config: min_p is 1.5, expected a number from 0 to 1"],
+        ),
+        (&["--override-generation-config", r#"{"heat": 1}"#], &["heat is 1", "min_p"]),
+        (&["--hf-overrides", r#"{"hidden_act": "relu"}"#], &["hidden_act is \"relu\"", "silu"]),
     ] {
         expect_words(&refusal(folder.path(), options), words);
     }
