@@ -41,7 +41,8 @@ pub struct EngineConfig {
     pub long_prefill_token_threshold: usize,
     /// Fraction of the blocks that admission leaves free, `0.0..1.0`. It does not apply when nothing runs.
     pub watermark: f64,
-    /// The most requests inside the engine, running and waiting together; more are refused.
+    /// The most requests inside the engine, running and waiting together; more are refused. Client requests that have
+    /// less than an equal part of it get in all the same.
     pub max_queued: usize,
     /// Set only if every layer attends to at most this many tokens (the token itself included): blocks that no later
     /// token can see are freed.

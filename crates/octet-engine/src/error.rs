@@ -77,6 +77,17 @@ pub enum SubmitError {
         /// The bound, `max_queued`.
         limit: usize,
     },
+    /// Too many requests are inside, and the client request has its part of the places (HTTP 503 with Retry-After).
+    #[error(
+        "{limit} requests are already running or waiting, {held} of them are sequences of this one, which is its \
+         share; try again later, or ask for fewer sequences"
+    )]
+    ShareTaken {
+        /// Sequences of this client request that are inside.
+        held: usize,
+        /// The bound, `max_queued`.
+        limit: usize,
+    },
     /// The engine is shutting down or has died.
     #[error("the engine takes no more requests: it is stopping or has stopped")]
     Stopped,

@@ -3,8 +3,8 @@
 use octet_backend::Batch;
 use octet_sample::{PositionLogprobs, SampledToken, SamplingParams};
 
-/// Index of a sequence's sampling state in the executor, below `EngineConfig::max_num_seqs`. The engine hands slots
-/// out and reuses them; a preempted sequence keeps its own.
+/// Index of a sequence's sampling state in the executor. The engine hands slots out and reuses them; a preempted sequence
+/// keeps its own, so there may be more than `EngineConfig::max_num_seqs`, and never more than requests inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
 

@@ -20,6 +20,7 @@
 //!
 //! - A request ends exactly once and its blocks return exactly once: `ledger.rs` and `block_pool.rs` assert it.
 //! - The same submissions, prompt budgets and outcomes lead to the same plans; a plan carries its budget.
+//! - No client request keeps more than its equal part of slots, blocks and places while another waits.
 //! - It cannot deadlock: whoever is taken fits alone, and whoever runs alone gets its blocks.
 //! - Equal prefixes are found by hash and then compared; a hash collision costs time, never correctness.
 //! - After warm-up, planning and booking a step of running sequences allocates nothing.
@@ -30,11 +31,13 @@ mod config;
 mod engine;
 mod error;
 mod executor;
+mod groups;
 mod handle;
 mod kv_blocks;
 mod ledger;
 mod mailbox;
 mod pace;
+mod places;
 mod prefix_cache;
 mod queue;
 mod request;

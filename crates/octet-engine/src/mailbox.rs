@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::SubmitError;
+use crate::places::{PlacedSink, Places};
 use crate::request::{Request, RequestId};
 use crate::stats::EngineStats;
 
@@ -34,10 +35,6 @@ pub(crate) enum Wake {
 
 struct State {
     commands: Vec<Command>,
-    /// Submissions among `commands`.
-    queued: usize,
-    /// Requests inside: the engine's, as of its last look, and those queued.
-    inside: usize,
     /// Whether requests are taken.
     admission: bool,
     /// When draining ends, once admission is closed.
@@ -53,6 +50,8 @@ struct State {
 pub(crate) struct Mailbox {
     state: Mutex<State>,
     wake: Condvar,
+    /// Sequences inside: what the engine has, and what is queued here.
+    places: Places,
 }
 
 impl Mailbox {
@@ -60,15 +59,13 @@ impl Mailbox {
     pub(crate) fn new(stats: EngineStats) -> Self {
         let state = State {
             commands: Vec::new(),
-            queued: 0,
-            inside: 0,
             admission: true,
             deadline: None,
             open: true,
             refusal: SubmitError::Stopped,
             stats,
         };
-        Self { state: Mutex::new(state), wake: Condvar::new() }
+        Self { state: Mutex::new(state), wake: Condvar::new(), places: Places::default() }
     }
 
     /// The state is a plain value that every holder leaves whole, so a panic elsewhere does not spoil it.
@@ -78,17 +75,14 @@ impl Mailbox {
 
     // The side of the handles.
 
-    /// Queues a request if fewer than `limit` are inside. From here on its sink will get an end.
-    pub(crate) fn submit(&self, request: Request, limit: usize) -> Result<(), SubmitError> {
+    /// Queues a request if there is a place among `limit`. From here on its sink will get an end.
+    pub(crate) fn submit(&self, mut request: Request, limit: usize) -> Result<(), SubmitError> {
         let mut state = self.lock();
         if !state.open || !state.admission {
             return Err(state.refusal.clone());
         }
-        if state.inside >= limit {
-            return Err(SubmitError::QueueFull { limit });
-        }
-        state.inside += 1;
-        state.queued += 1;
+        let place = self.places.take(request.group, limit)?;
+        request.sink = Box::new(PlacedSink { sink: request.sink, _place: place });
         state.commands.push(Command::Submit(request));
         drop(state);
         self.wake.notify_one();
@@ -124,8 +118,8 @@ impl Mailbox {
 
     /// The last published numbers; `waiting` counts whatever is inside and not running.
     pub(crate) fn stats(&self) -> EngineStats {
-        let state = self.lock();
-        EngineStats { waiting: state.inside.saturating_sub(state.stats.running), ..state.stats }
+        let stats = self.lock().stats;
+        EngineStats { waiting: self.places.total().saturating_sub(stats.running), ..stats }
     }
 
     // The side of the engine's thread.
@@ -141,7 +135,6 @@ impl Mailbox {
         debug_assert!(commands.is_empty(), "commands are carried out before new ones are taken");
         let mut state = self.lock();
         state.stats = *stats;
-        state.inside = stats.running + stats.waiting + state.queued;
         let busy = stats.running + stats.waiting > 0;
         let until = patience.and_then(|patience| Instant::now().checked_add(patience));
         while state.commands.is_empty() && !busy && state.admission {
@@ -156,7 +149,6 @@ impl Mailbox {
             state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         if !state.commands.is_empty() {
-            state.queued = 0;
             std::mem::swap(&mut state.commands, commands);
             return Wake::Work;
         }
@@ -175,8 +167,6 @@ impl Mailbox {
         state.open = false;
         state.refusal = refusal;
         state.admission = false;
-        state.queued = 0;
-        state.inside = 0;
         state.stats = EngineStats { running: 0, waiting: 0, ..*stats };
         std::mem::take(&mut state.commands)
     }

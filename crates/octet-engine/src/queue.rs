@@ -26,9 +26,18 @@ impl WaitingQueue {
         self.entries.len()
     }
 
-    /// Who is next.
-    pub(crate) fn front(&self) -> Option<(Rank, SequenceKey)> {
+    /// The smallest rank.
+    fn front(&self) -> Option<(Rank, SequenceKey)> {
         self.entries.front().copied()
+    }
+
+    /// Who is next among those of the front's priority, where those that are `behind` come after the others; and
+    /// whether that one is.
+    pub(crate) fn next(&self, behind: impl Fn(SequenceKey) -> bool) -> Option<(Rank, SequenceKey, bool)> {
+        let (front, key) = self.front()?;
+        let equals = self.entries.iter().take_while(|(rank, _)| rank.priority == front.priority);
+        let first = equals.copied().find(|(_, key)| !behind(*key));
+        Some(first.map_or((front, key, true), |(rank, key)| (rank, key, false)))
     }
 
     /// Adds a request at its place.

@@ -3,13 +3,15 @@
 //!
 //! The rules are those of vLLM's V1 scheduler: running sequences first, in order; whoever finds no block makes the
 //! sequence with the largest rank give way; then, unless somebody gave way, waiting requests while their whole prompt
-//! fits.
+//! fits. Two rules are ours: a waiting request does not wait for sequences of a worse priority, nor for those that a
+//! client request of many sequences has above its share: these give way before the step is planned. Equals never do.
 //!
 //! Why this cannot deadlock: a request is only taken if it fits alone; whoever runs alone always gets its blocks; and
 //! when nothing runs, the next waiting request is admitted.
 
 use crate::config::{EngineConfig, SchedulingPolicy};
 use crate::executor::{OutputRow, Slot, StepPlan};
+use crate::groups::{Groups, Shares};
 use crate::kv_blocks::KvBlocks;
 use crate::ledger::BlockTally;
 use crate::pace::Demand;
@@ -86,6 +88,9 @@ pub(crate) struct Scheduler {
     /// Gave way; they hold a slot and no blocks.
     preempted: WaitingQueue,
     free_slots: Vec<Slot>,
+    /// Slots that were ever handed out.
+    slots: u32,
+    groups: Groups,
     arrivals: u64,
     /// Of the last step.
     pub(crate) decisions: Decisions,
@@ -102,6 +107,8 @@ impl Scheduler {
             fresh: WaitingQueue::default(),
             preempted: WaitingQueue::default(),
             free_slots: (0..slots).rev().map(Slot).collect(),
+            slots,
+            groups: Groups::default(),
             arrivals: 0,
             decisions: Decisions::default(),
             config: config.clone(),
@@ -138,6 +145,7 @@ impl Scheduler {
         self.arrivals += 1;
         let key = self.sequences.insert(Sequence {
             id: request.id,
+            group: self.groups.enter(request.group),
             rank,
             max_tokens: request.max_tokens,
             cache_salt: request.cache_salt,
@@ -172,6 +180,7 @@ impl Scheduler {
         }
         self.kv.release_all(&mut sequence);
         self.free_slots.extend(sequence.slot);
+        self.groups.leave(sequence.group);
         sequence
     }
 
@@ -206,12 +215,14 @@ impl Scheduler {
             prompts: prompt_budget.max(1),
             streams: self.running.iter().filter(|key| self.sequences[**key].is_stream()).count(),
         };
+        self.make_room(&mut budget);
+        let gave_way = self.decisions.preempted;
         self.schedule_running(&mut budget);
         // Only now is it settled who computes what: a sequence that was scheduled and then gave way computes nothing.
         for key in &self.decisions.scheduled {
             self.kv.cache_full_blocks(&mut self.sequences[*key]);
         }
-        if self.decisions.preempted == 0 {
+        if self.decisions.preempted == gave_way {
             self.admit_waiting(&mut budget);
         }
         self.fill(plan);
@@ -259,11 +270,84 @@ impl Scheduler {
         }
     }
 
-    /// Position in `running` of the sequence with the largest rank. First come first served, that is the newest.
-    fn victim(&self) -> usize {
-        (0..self.running.len())
-            .max_by_key(|position| self.sequences[self.running[*position]].rank)
-            .expect("a sequence that finds no block runs")
+    /// Position in `running` of the sequence of the worst priority, and among these of one that its client request has
+    /// above its share, and then with the largest rank. First come first served, that is the newest.
+    fn victim(&mut self) -> usize {
+        self.weigh_groups();
+        let shares = self.shares();
+        let order = |position: &usize| {
+            let sequence = &self.sequences[self.running[*position]];
+            let spare = self.groups.can_spare(sequence.group, sequence.live_blocks(), shares);
+            (sequence.rank.priority, spare, sequence.rank.arrival)
+        };
+        (0..self.running.len()).max_by_key(order).expect("a sequence that finds no block runs")
+    }
+
+    /// Counts what each client request has.
+    fn weigh_groups(&mut self) {
+        self.groups.clear_weights();
+        for key in &self.running {
+            let sequence = &self.sequences[*key];
+            self.groups.weigh(sequence.group, sequence.live_blocks());
+        }
+    }
+
+    fn shares(&self) -> Shares {
+        self.groups.shares(self.config.max_num_seqs, self.config.usable_blocks())
+    }
+
+    /// Makes sequences give way to the next waiting one that are worse than it, or more than their client request's
+    /// share, if it cannot run beside them and could without.
+    fn make_room(&mut self, budget: &mut Budget) {
+        let Some((rank, key)) = self.next_waiting() else { return };
+        let shares = self.shares();
+        let group = self.sequences[key].group;
+        let may_share = !self.groups.is_served(group, shares);
+        let needed = self.needed_blocks(key);
+        let mut running = self.running.len();
+        let mut promised: usize =
+            self.running.iter().map(|key| self.promised_blocks(&self.sequences[*key])).sum();
+        let mut free = self.kv.free_blocks();
+        let mut candidates = self.running.clone();
+        let mut victims = Vec::new();
+        loop {
+            let reserve = if running == 0 { 0 } else { self.watermark_blocks() };
+            if running < self.config.max_num_seqs && needed + promised + reserve <= free {
+                break;
+            }
+            let gives_way = |candidate: &SequenceKey| {
+                let other = &self.sequences[*candidate];
+                let is_worse = other.rank.priority > rank.priority;
+                let is_spare = other.rank.priority == rank.priority
+                    && may_share
+                    && other.group != group
+                    && self.groups.can_spare(other.group, other.live_blocks(), shares);
+                is_worse || is_spare
+            };
+            let worst = candidates.iter().enumerate().filter(|(_, candidate)| gives_way(candidate));
+            let Some((at, _)) = worst.max_by_key(|(_, candidate)| self.sequences[**candidate].rank) else {
+                return;
+            };
+            let victim = candidates.swap_remove(at);
+            let other = &self.sequences[victim];
+            self.groups.unweigh(other.group, other.live_blocks());
+            running -= 1;
+            promised -= self.promised_blocks(other);
+            free += other.live_blocks();
+            victims.push(victim);
+        }
+        for victim in victims {
+            let position = self.running.iter().position(|key| *key == victim).expect("a candidate runs");
+            self.preempt(position, budget);
+        }
+    }
+
+    /// Blocks that a waiting sequence takes from the free ones for all of its known tokens.
+    fn needed_blocks(&mut self, key: SequenceKey) -> usize {
+        let sequence = &mut self.sequences[key];
+        let known = sequence.tokens.len();
+        let (_, hit) = self.kv.find_prefix(sequence);
+        self.config.blocks_held(known).saturating_sub(hit.held()) + hit.free
     }
 
     /// Takes everything but its slot from the running sequence at `position`, and into `budget` the tokens that this
@@ -295,7 +379,10 @@ impl Scheduler {
             self.running.push(key);
             self.decisions.scheduled.push(key);
             if first_time {
-                let slot = self.free_slots.pop().expect("running and preempted sequences leave one");
+                let slot = self.free_slots.pop().unwrap_or_else(|| {
+                    self.slots += 1;
+                    Slot(self.slots - 1)
+                });
                 let sequence = &mut self.sequences[key];
                 sequence.slot = Some(slot);
                 sequence.reserve(&self.config);
@@ -307,14 +394,18 @@ impl Scheduler {
         }
     }
 
-    /// Who is next: the smaller rank of both queues. Slots are as many as may run, and preempted sequences keep
-    /// theirs; while these have them all, they go first.
-    fn next_waiting(&self) -> Option<(Rank, SequenceKey)> {
-        match (self.preempted.front(), self.fresh.front()) {
-            (Some(old), Some(new)) if old.0 < new.0 || self.free_slots.is_empty() => Some(old),
-            (old, None) => old,
-            (_, new) => new,
+    /// Who is next: the smaller rank of both queues, where sequences whose client request has its share come after
+    /// those of equal priority.
+    fn next_waiting(&mut self) -> Option<(Rank, SequenceKey)> {
+        if self.waiting() == 0 {
+            return None;
         }
+        self.weigh_groups();
+        let shares = self.shares();
+        let is_served = |key: SequenceKey| self.groups.is_served(self.sequences[key].group, shares);
+        let queues = [self.preempted.next(is_served), self.fresh.next(is_served)];
+        let order = |next: &(Rank, SequenceKey, bool)| (next.0.priority, next.2, next.0.arrival);
+        queues.into_iter().flatten().min_by_key(order).map(|(rank, key, _)| (rank, key))
     }
 
     /// Blocks that a running sequence will still take for the tokens that are known.

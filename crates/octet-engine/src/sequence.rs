@@ -6,6 +6,7 @@ use octet_sample::{PositionLogprobs, SamplingParams};
 
 use crate::config::EngineConfig;
 use crate::executor::Slot;
+use crate::groups::GroupKey;
 use crate::ledger::BlockTally;
 use crate::prefix_cache::{BlockHash, PrefixId};
 use crate::queue::Rank;
@@ -72,6 +73,8 @@ impl std::ops::Deref for Tokens {
 pub(crate) struct Sequence {
     /// Fixed at submission.
     pub(crate) id: RequestId,
+    /// Fixed at submission.
+    pub(crate) group: GroupKey,
     /// Fixed at submission.
     pub(crate) sampling: Arc<SamplingParams>,
     /// Fixed at submission.

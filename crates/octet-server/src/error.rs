@@ -158,7 +158,9 @@ impl ApiError {
             Self::Text(error) if error.is_request_error() => Face::bad_request(),
             Self::Submit(SubmitError::EmptyPrompt) => Face::bad_request().about("prompt"),
             Self::Fault(RequestFault::DoesNotFit { .. }) => Face::bad_request().about("input_tokens"),
-            Self::Submit(SubmitError::QueueFull { .. } | SubmitError::Stalled)
+            Self::Submit(
+                SubmitError::QueueFull { .. } | SubmitError::ShareTaken { .. } | SubmitError::Stalled,
+            )
             | Self::Fault(RequestFault::DeviceStalled)
             | Self::ShuttingDown => Face::unavailable(),
             Self::Text(_)
@@ -335,6 +337,10 @@ mod tests {
             ),
             (
                 ApiError::Submit(SubmitError::QueueFull { limit: 1 }),
+                row(503, "ServiceUnavailableError", None),
+            ),
+            (
+                ApiError::Submit(SubmitError::ShareTaken { held: 1, limit: 2 }),
                 row(503, "ServiceUnavailableError", None),
             ),
             (ApiError::Submit(SubmitError::Stopped), row(500, "InternalServerError", None)),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use octet_engine::{
-    Engine, EngineConfig, Event, FinishReason, RequestFault, RequestId, SchedulingPolicy, StepPlan,
+    Engine, EngineConfig, Event, FinishReason, GroupId, RequestFault, RequestId, SchedulingPolicy, StepPlan,
 };
 use octet_sample::{LogprobCount, SamplingParams};
 use proptest::prelude::*;
@@ -25,6 +25,8 @@ struct Plan {
     priority: i32,
     salt: Option<String>,
     patience: usize,
+    /// Requests of one group, if any.
+    group: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -88,11 +90,12 @@ fn sampling_params() -> impl Strategy<Value = SamplingParams> {
 fn plan() -> impl Strategy<Value = Plan> {
     let salt = prop::option::weighted(0.2, prop::sample::select(vec!["red".to_owned(), "blue".to_owned()]));
     let patience = prop_oneof![9 => Just(usize::MAX), 1 => 0..6_usize];
-    (prompt(), sampling_params(), 1..30_usize, -2..3_i32, salt, patience).prop_map(
-        |(prompt, sampling, max_tokens, priority, salt, patience)| {
+    let group = prop::option::of(1000..1002_u64);
+    (prompt(), sampling_params(), 1..30_usize, -2..3_i32, salt, patience, group).prop_map(
+        |(prompt, sampling, max_tokens, priority, salt, patience, group)| {
             let only_logprobs = sampling.prompt_logprobs.is_some() && max_tokens % 4 == 0;
             let max_tokens = if only_logprobs { 0 } else { max_tokens };
-            Plan { prompt, sampling, max_tokens, priority, salt, patience }
+            Plan { prompt, sampling, max_tokens, priority, salt, patience, group }
         },
     )
 }
@@ -166,6 +169,7 @@ fn play(config: &EngineConfig, actions: &[Action], pacing: Pacing<'_>) -> (Engin
                     impatient_request(id, &plan.prompt, plan.max_tokens, plan.patience);
                 request.sampling = plan.sampling.clone().into();
                 request.priority = plan.priority;
+                request.group = plan.group.map_or(request.group, GroupId);
                 request.cache_salt = plan.salt.as_deref().map(Into::into);
                 let longest = config.longest_sequence();
                 let fits = plan.prompt.len() + plan.max_tokens.min(1) <= longest;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use octet_engine::{
-    Engine, EngineConfig, Event, FinishReason, OutputRow, RequestFault, RequestId, RequestTiming,
+    Engine, EngineConfig, Event, FinishReason, GroupId, OutputRow, RequestFault, RequestId, RequestTiming,
     SchedulingPolicy, SubmitError,
 };
 use octet_sample::SamplingParams;
@@ -255,14 +255,14 @@ fn a_sequence_that_gives_way_within_its_step_computes_nothing_and_caches_nothing
     submit(&mut engine, 2, &[2], 2, 0);
     step(&mut engine);
     assert_eq!(shares(&engine), [4, 1, 1]);
-    let waiting = submit(&mut engine, 3, &[3], 1, 0);
+    let waiting = submit(&mut engine, 3, &[3], 1, 5);
     step(&mut engine);
     assert_eq!(shares(&engine), [1, 1], "both others go on");
     assert_eq!(waiting.cached_tokens(), None, "nobody is admitted in a step in which somebody gave way");
     step(&mut engine);
     // Eight tokens of the first had been computed; their blocks went to the back of the queue and are found again.
-    assert_eq!(shares(&engine), [1, 4]);
-    assert_eq!(engine.executor().plans[3].batch.sequences[1].computed, 8);
+    assert_eq!(shares(&engine), [4, 1]);
+    assert_eq!(engine.executor().plans[3].batch.sequences[0].computed, 8);
     drain(&mut engine, 10);
     assert_eq!(first.tokens(), run_alone(&distinct(0, 12), &sampling(0), 2, 20).tokens);
 }
@@ -282,6 +282,85 @@ fn priority_decides_who_is_admitted_first() {
     assert_eq!(records.iter().map(|record| record.end().is_some()).collect::<Vec<_>>(), [false, true, false]);
     step(&mut engine);
     assert!(records[2].end().is_some());
+}
+
+#[test]
+fn a_better_priority_does_not_wait_for_a_slot_and_an_equal_one_does() {
+    let config = EngineConfig { policy: SchedulingPolicy::Priority, max_num_seqs: 2, ..roomy() };
+    let mut engine = engine(&config);
+    let submit = |engine: &mut Engine<Fake>, id: u64, priority: i32, max_tokens: usize| {
+        let (mut request, record) = request(id, &distinct(u32::try_from(id).unwrap(), 5), max_tokens);
+        request.priority = priority;
+        engine.submit(request, Duration::ZERO).unwrap();
+        record
+    };
+    let first = submit(&mut engine, 0, 3, 9);
+    let second = submit(&mut engine, 1, 5, 9);
+    step(&mut engine);
+    let equal = submit(&mut engine, 2, 5, 1);
+    step(&mut engine);
+    assert_eq!(equal.cached_tokens(), None, "equals wait");
+    assert_eq!(engine.stats().preemptions, 0);
+    let better = submit(&mut engine, 3, -1, 3);
+    step(&mut engine);
+    assert_eq!(better.tokens().len(), 1, "the better one runs at once");
+    assert_eq!((first.tokens().len(), second.tokens().len()), (3, 2), "in place of the worst");
+    drain(&mut engine, 60);
+    assert_eq!(engine.stats().preemptions, 1, "it gave way once");
+    for (id, record, count) in [(0, &first, 9), (1, &second, 9), (2, &equal, 1), (3, &better, 3)] {
+        let alone = run_alone(&distinct(id, 5), &sampling(u64::from(id)), count, 80);
+        assert_eq!(record.tokens(), alone.tokens);
+    }
+}
+
+#[test]
+fn a_client_request_of_many_sequences_leaves_others_their_share() {
+    let mut engine = engine(&EngineConfig { max_num_seqs: 4, ..EngineConfig::new(200, 4, 80) });
+    let many: Vec<_> = (0..40)
+        .map(|id| {
+            let (mut request, record) = request(id, &numbers(6), 12);
+            request.group = GroupId(0);
+            engine.submit(request, Duration::ZERO).unwrap();
+            record
+        })
+        .collect();
+    step(&mut engine);
+    assert_eq!(shares(&engine).len(), 4, "alone it has all slots");
+    let others: Vec<_> = (40..42).map(|id| submit(&mut engine, id, &distinct(1, 5), 12)).collect();
+    (0..2).for_each(|_| step(&mut engine));
+    assert!(others.iter().all(|record| !record.tokens().is_empty()), "others do not wait for it");
+    for _ in 0..12 {
+        step(&mut engine);
+    }
+    assert!(others.iter().all(|record| record.tokens().len() == 12));
+    assert!(engine.stats().preemptions <= 2, "one gives way to each");
+    drain(&mut engine, 300);
+    for (id, record) in (0..).zip(&many) {
+        assert_eq!(record.tokens(), run_alone(&numbers(6), &sampling(id), 12, 80).tokens);
+    }
+}
+
+#[test]
+fn a_client_request_of_many_sequences_leaves_others_their_blocks() {
+    // Nineteen blocks of four: sequences of sixteen tokens; four of them and part of a fifth.
+    let config = EngineConfig { max_num_seqs: 16, ..EngineConfig::new(20, 4, 60) };
+    let mut engine = engine(&config);
+    let many: Vec<_> = (0..20)
+        .map(|id| {
+            let (mut request, record) = request(id, &distinct(u32::try_from(id).unwrap(), 10), 16);
+            request.group = GroupId(0);
+            engine.submit(request, Duration::ZERO).unwrap();
+            record
+        })
+        .collect();
+    step(&mut engine);
+    let other = submit(&mut engine, 30, &distinct(30, 10), 12);
+    for _ in 0..14 {
+        step(&mut engine);
+    }
+    assert_eq!(other.tokens().len(), 12, "it got its blocks at once and kept them");
+    drain(&mut engine, 600);
+    assert!(many.iter().all(|record| record.tokens().len() == 16));
 }
 
 #[test]
