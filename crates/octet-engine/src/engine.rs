@@ -299,6 +299,9 @@ impl<E: Executor> Engine<E> {
                     ending.get_or_insert(Ending::Failed(RequestFault::Output(text)));
                     self.scheduler.distrust(key);
                 }
+                RowOutcome::NothingLeft(text) => {
+                    ending.get_or_insert(Ending::Failed(RequestFault::NothingLeft(text)));
+                }
             }
         }
         ending.or_else(|| self.complete_prompt(key)).or_else(|| {
@@ -407,7 +410,7 @@ fn check_output(plan: &StepPlan, output: &StepOutput) -> Result<(), ExecutorErro
             (wanted, got),
             (OutputRow::Sample(_), RowOutcome::Token(_))
                 | (OutputRow::PromptLogprob { .. }, RowOutcome::PromptLogprobs(_))
-                | (_, RowOutcome::Fault(_))
+                | (_, RowOutcome::Fault(_) | RowOutcome::NothingLeft(_))
         )
     };
     match plan.outputs.iter().zip(&output.rows).position(|pair| !fits(pair)) {

@@ -42,6 +42,8 @@ pub enum RowOutcome {
     PromptLogprobs(PositionLogprobs),
     /// This row's request cannot go on; others are not affected. The text says why.
     Fault(String),
+    /// The same, by what the request itself asked for: its masks leave no token.
+    NothingLeft(String),
 }
 
 /// The outcome of a step: one entry for each of [`StepPlan::outputs`].

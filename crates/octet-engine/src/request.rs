@@ -138,6 +138,9 @@ pub enum RequestFault {
     /// The model's output for it is not usable.
     #[error("{0}")]
     Output(String),
+    /// What the request asked for excludes every token.
+    #[error("{0}")]
+    NothingLeft(String),
     /// The engine stopped.
     #[error("the engine stopped before the request was done")]
     EngineStopped,

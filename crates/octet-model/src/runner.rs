@@ -279,7 +279,10 @@ impl Sampling {
                 sampler.prompt_logprobs(sequence.params(), logits, target).map(RowOutcome::PromptLogprobs)
             }
         };
-        outcome.unwrap_or_else(|error: SampleError| RowOutcome::Fault(error.to_string()))
+        outcome.unwrap_or_else(|error: SampleError| match error {
+            SampleError::NothingLeft { .. } => RowOutcome::NothingLeft(error.to_string()),
+            error => RowOutcome::Fault(error.to_string()),
+        })
     }
 
     fn sequence(&self, slot: Slot) -> MutexGuard<'_, Option<SequenceState>> {

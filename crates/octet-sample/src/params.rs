@@ -1,9 +1,13 @@
 //! What a request asks of the sampler, and what it gets back.
 
+use std::sync::Arc;
+
 /// Sampling parameters of one sequence, already validated and resolved against the model's defaults.
 ///
 /// Ranges, which the server checks before it builds this: temperature >= 0, 0 < top_p <= 1, 0 <= min_p <= 1,
 /// repetition_penalty > 0, presence and frequency penalties in [-2, 2], token ids below the vocabulary's size.
+///
+/// Lists are shared: the sequences of one request differ in their seed alone, and a copy costs no more than that.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
     /// 0 is greedy; otherwise logits are divided by it.
@@ -28,13 +32,13 @@ pub struct SamplingParams {
     /// The tokenizer's end of sequence, unless it is to be ignored.
     pub eos_token_id: Option<u32>,
     /// Ids that end the sequence.
-    pub stop_token_ids: Vec<u32>,
-    /// Added to logits: (token id, bias).
-    pub logit_bias: Vec<(u32, f32)>,
-    /// If set, every other token is excluded.
-    pub allowed_token_ids: Option<Vec<u32>>,
+    pub stop_token_ids: Arc<[u32]>,
+    /// Added to logits: (token id, bias), each id once.
+    pub logit_bias: Arc<[(u32, f32)]>,
+    /// If set, every other token is excluded. A set: the cost of a step grows with its length.
+    pub allowed_token_ids: Option<Arc<[u32]>>,
     /// Token sequences that must not appear.
-    pub bad_words: Vec<Vec<u32>>,
+    pub bad_words: Arc<[Vec<u32>]>,
     /// How many alternatives to report for each output token; `Some(0)` reports the sampled token alone.
     pub logprobs: Option<LogprobCount>,
     /// Likewise for prompt tokens.
@@ -68,10 +72,10 @@ impl Default for SamplingParams {
             seed: 0,
             min_tokens: 0,
             eos_token_id: None,
-            stop_token_ids: Vec::new(),
-            logit_bias: Vec::new(),
+            stop_token_ids: Arc::default(),
+            logit_bias: Arc::default(),
             allowed_token_ids: None,
-            bad_words: Vec::new(),
+            bad_words: Arc::default(),
             logprobs: None,
             prompt_logprobs: None,
             logprobs_mode: LogprobsMode::default(),

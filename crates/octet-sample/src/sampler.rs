@@ -151,8 +151,8 @@ impl Sampler {
                 logits[token as usize] = logit;
             }
         }
-        for logit in logits {
-            *logit /= temperature;
+        for logit in logits.iter_mut().filter(|logit| logit.is_finite()) {
+            *logit = (*logit / temperature).clamp(f32::MIN, f32::MAX);
         }
     }
 }

@@ -121,7 +121,7 @@ impl SequenceState {
                 exclude(token, logits);
             }
         }
-        for &(token, bias) in &self.params.logit_bias {
+        for &(token, bias) in &*self.params.logit_bias {
             if let Some(logit) = logits.get_mut(token as usize) {
                 *logit += bias;
             }
@@ -130,7 +130,7 @@ impl SequenceState {
     }
 
     fn exclude_bad_words(&self, logits: &mut [f32]) {
-        for word in &self.params.bad_words {
+        for word in &*self.params.bad_words {
             if let Some((&last, before)) = word.split_last()
                 && self.tail.ends_with(before)
             {
@@ -143,13 +143,17 @@ impl SequenceState {
         let Some(occurrences) = &self.occurrences else { return };
         let params = &self.params;
         for &(token, count) in &occurrences.counts {
-            let Some(logit) = logits.get_mut(token as usize) else { continue };
+            let Some(logit) = logits.get_mut(token as usize).filter(|logit| logit.is_finite()) else {
+                continue;
+            };
             let repetition = params.repetition_penalty;
             *logit = if *logit > 0.0 { *logit / repetition } else { *logit * repetition };
             if count > 0 {
                 *logit -= params.frequency_penalty * count as f32;
                 *logit -= params.presence_penalty;
             }
+            // However extreme a penalty is, the row stays one that can be sampled.
+            *logit = logit.clamp(f32::MIN, f32::MAX);
         }
     }
 }

@@ -158,6 +158,7 @@ impl ApiError {
             Self::Text(error) if error.is_request_error() => Face::bad_request(),
             Self::Submit(SubmitError::EmptyPrompt) => Face::bad_request().about("prompt"),
             Self::Fault(RequestFault::DoesNotFit { .. }) => Face::bad_request().about("input_tokens"),
+            Self::Fault(RequestFault::NothingLeft(_)) => Face::bad_request().about("allowed_token_ids"),
             Self::Submit(
                 SubmitError::QueueFull { .. } | SubmitError::ShareTaken { .. } | SubmitError::Stalled,
             )
@@ -354,6 +355,10 @@ mod tests {
             (
                 ApiError::Fault(RequestFault::DoesNotFit { prompt_tokens: 9, capacity_tokens: 8 }),
                 row(400, "BadRequestError", Some("input_tokens")),
+            ),
+            (
+                ApiError::Fault(RequestFault::NothingLeft(text())),
+                row(400, "BadRequestError", Some("allowed_token_ids")),
             ),
             (ApiError::Fault(RequestFault::Output(text())), row(500, "InternalServerError", None)),
             (ApiError::Fault(RequestFault::EngineStopped), row(500, "InternalServerError", None)),

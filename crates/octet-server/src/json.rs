@@ -1,5 +1,5 @@
 //! A request's body: read within its bound, checked to be UTF-8 and JSON, turned into types, each failure with its
-//! location. The types here accept what JSON writers of other languages send (`5.0` for 5).
+//! location. The types here accept what clients of pydantic's servers send (`5.0` and `"5"` for 5).
 
 use std::fmt;
 
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 
 use crate::error::ApiError;
+use crate::outline::last_of_each;
 
 /// Reads the whole body as text.
 pub(crate) async fn read_body(request: Request<Body>, max_body_bytes: usize) -> Result<String, ApiError> {
@@ -28,7 +29,12 @@ pub(crate) async fn read_body(request: Request<Body>, max_body_bytes: usize) -> 
         }
         bytes.extend_from_slice(&chunk);
     }
+    // Editors of some systems write a byte-order mark; it carries nothing.
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        bytes.drain(.."\u{feff}".len());
+    }
     String::from_utf8(bytes)
+        .map(last_of_each)
         .map_err(|error| ApiError::BodyNotUtf8 { valid_up_to: error.utf8_error().valid_up_to() })
 }
 
@@ -65,9 +71,23 @@ pub(crate) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
     Ok(value)
 }
 
-/// A whole number; `5.0` counts as one.
+/// A whole number. As pydantic reads it: `5.0`, `"5"` and `true` count as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Integer(pub(crate) i64);
+
+impl Integer {
+    /// A whole number written as text: a sign, single underscores between digits, and a fraction of zeros may be there.
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let has_fraction = fraction.is_empty() || fraction.bytes().any(|digit| digit != b'0');
+        let odd_underscore = whole.starts_with('_') || whole.ends_with('_') || whole.contains("__");
+        if has_fraction || odd_underscore {
+            return None;
+        }
+        whole.replace('_', "").parse().ok().map(Self)
+    }
+}
 
 impl<'de> Deserialize<'de> for Integer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -77,6 +97,10 @@ impl<'de> Deserialize<'de> for Integer {
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str("an integer of at most 64 bits")
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Integer, E> {
+                Ok(Integer(value.into()))
             }
 
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<Integer, E> {
@@ -98,12 +122,16 @@ impl<'de> Deserialize<'de> for Integer {
                     Err(E::invalid_value(de::Unexpected::Float(value), &self))
                 }
             }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Integer, E> {
+                Integer::parse(text).ok_or_else(|| E::invalid_type(unexpected(text), &self))
+            }
         }
         deserializer.deserialize_any(Expect)
     }
 }
 
-/// A number.
+/// A number; text that spells one and `true` count as one, as in pydantic.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Number(pub(crate) f64);
 
@@ -117,6 +145,10 @@ impl<'de> Deserialize<'de> for Number {
                 formatter.write_str("a number")
             }
 
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Number, E> {
+                Ok(Number(value.into()))
+            }
+
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<Number, E> {
                 Ok(Number(value as f64))
             }
@@ -128,9 +160,72 @@ impl<'de> Deserialize<'de> for Number {
             fn visit_f64<E: de::Error>(self, value: f64) -> Result<Number, E> {
                 Ok(Number(value))
             }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Number, E> {
+                let number = text.trim().parse().ok().filter(|number: &f64| number.is_finite());
+                number.map(Number).ok_or_else(|| E::invalid_type(unexpected(text), &self))
+            }
         }
         deserializer.deserialize_any(Expect)
     }
+}
+
+/// True or false; 1 and 0 and the words that pydantic knows count too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flag(pub(crate) bool);
+
+impl Flag {
+    fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "t" | "yes" | "y" | "on" | "1" => Some(Self(true)),
+            "false" | "f" | "no" | "n" | "off" | "0" => Some(Self(false)),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Expect;
+        impl Visitor<'_> for Expect {
+            type Value = Flag;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a boolean")
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Flag, E> {
+                Ok(Flag(value))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Flag, E> {
+                match value {
+                    0 | 1 => Ok(Flag(value == 1)),
+                    _ => Err(E::invalid_value(de::Unexpected::Unsigned(value), &self)),
+                }
+            }
+
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Flag, E> {
+                if value == 0.0 || value == 1.0 {
+                    Ok(Flag(value == 1.0))
+                } else {
+                    Err(E::invalid_value(de::Unexpected::Float(value), &self))
+                }
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Flag, E> {
+                Flag::parse(text).ok_or_else(|| E::invalid_type(unexpected(text), &self))
+            }
+        }
+        deserializer.deserialize_any(Expect)
+    }
+}
+
+/// Text as an error shows it; what is long is cut, so that no error repeats a body.
+fn unexpected(text: &str) -> de::Unexpected<'_> {
+    const SHOWN: usize = 64;
+    let end = text.char_indices().nth(SHOWN).map_or(text.len(), |(end, _)| end);
+    de::Unexpected::Str(&text[..end])
 }
 
 /// One string or several.
@@ -172,6 +267,7 @@ mod tests {
     struct Sample {
         count: Option<Integer>,
         share: Option<Number>,
+        open: Option<Flag>,
         names: Option<Strings>,
     }
 
@@ -185,6 +281,7 @@ mod tests {
         let expected = Sample {
             count: Some(Integer(5)),
             share: Some(Number(1.0)),
+            open: None,
             names: Some(Strings(vec!["a".to_owned()])),
         };
         assert_eq!(sample, expected);
@@ -193,13 +290,14 @@ mod tests {
     #[test]
     fn a_wrong_type_is_named_with_its_place_and_what_was_expected() {
         let table = [
-            (r#"{"count": "5"}"#, "body.count: invalid type: string \"5\", expected an integer"),
+            (r#"{"count": "five"}"#, "body.count: invalid type: string \"five\", expected an integer"),
             (r#"{"count": 5.5}"#, "body.count: invalid value: floating point `5.5`, expected an integer"),
             (
                 r#"{"count": 18446744073709551615}"#,
                 "body.count: invalid value: integer `18446744073709551615`, expected",
             ),
-            (r#"{"share": true}"#, "body.share: invalid type: boolean `true`, expected a number"),
+            (r#"{"share": "NaN"}"#, "body.share: invalid type: string \"NaN\", expected a number"),
+            (r#"{"open": 2}"#, "body.open: invalid value: integer `2`, expected a boolean"),
             (r#"{"names": ["a", 3]}"#, "body.names[1]: invalid type: integer `3`, expected a string"),
             (r#"{"names": {}}"#, "body.names: invalid type: map, expected a string or an array of strings"),
             ("[1]", "body: invalid type: array, expected an object"),

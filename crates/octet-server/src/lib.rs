@@ -29,6 +29,7 @@ mod logprobs;
 mod metrics;
 mod model;
 mod models;
+mod outline;
 mod parameters;
 mod request_id;
 mod routes;

@@ -11,6 +11,7 @@ use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::model::Model;
+use crate::outline::IgnoredFields;
 use crate::parameters::{Rules, SeedSource};
 
 /// The server's state: made once by [`crate::serve`], shared by all handlers. Only the metrics, the seeds and the two
@@ -22,6 +23,8 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) keys: ApiKeys,
     pub(crate) seeds: SeedSource,
+    /// Fields of requests that were ignored.
+    pub(crate) ignored: IgnoredFields,
     /// Generation requests in progress, for `/load`.
     pub(crate) load: AtomicI64,
     /// Set when a signal asked for the end; from then on refusals are not the engine's fault.
@@ -48,6 +51,7 @@ impl App {
             metrics,
             keys,
             seeds,
+            ignored: IgnoredFields::default(),
             load: AtomicI64::new(0),
             stopping: AtomicBool::new(false),
             longest_token_bytes,

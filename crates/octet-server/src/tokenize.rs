@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chat::{Conversation, ConversationFields};
 use crate::error::ApiError;
-use crate::json::{Integer, decode, read_body};
+use crate::json::{Flag, Integer, decode, read_body};
 use crate::state::{App, off_thread};
 
 /// A prompt or a conversation; the latter's fields are [`ConversationFields`].
@@ -19,8 +19,8 @@ use crate::state::{App, off_thread};
 struct TokenizeFields {
     model: Option<String>,
     prompt: Option<String>,
-    add_special_tokens: Option<bool>,
-    return_token_strs: Option<bool>,
+    add_special_tokens: Option<Flag>,
+    return_token_strs: Option<Flag>,
 }
 
 /// Tokens of a text.
@@ -65,9 +65,11 @@ fn tokenize_body(app: &App, body: &str) -> Result<TokenizeResponse, ApiError> {
         _ => return Err(ApiError::invalid("prompt", "send either prompt or messages")),
     };
     let tokenizer = &app.model.tokenizer;
-    let tokens = tokenizer.encode(&text, fields.add_special_tokens.unwrap_or(special_by_default))?;
+    let tokens =
+        tokenizer.encode(&text, fields.add_special_tokens.map_or(special_by_default, |flag| flag.0))?;
     let name = |token: &u32| tokenizer.token_text(*token).unwrap_or_default();
-    let token_strs = fields.return_token_strs.unwrap_or(false).then(|| tokens.iter().map(name).collect());
+    let token_strs =
+        fields.return_token_strs.is_some_and(|flag| flag.0).then(|| tokens.iter().map(name).collect());
     Ok(TokenizeResponse { count: tokens.len(), max_model_len: app.model.max_model_len, tokens, token_strs })
 }
 

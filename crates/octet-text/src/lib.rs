@@ -30,6 +30,6 @@ mod tokenizer;
 
 pub use chat::{ChatInput, ChatTemplate, ContentFormat};
 pub use error::TextError;
-pub use stop::StopMatcher;
+pub use stop::{StopMatcher, StopStrings};
 pub use stream::{StreamOptions, TextDelta, TextStream};
 pub use tokenizer::{SpecialToken, Tokenizer};

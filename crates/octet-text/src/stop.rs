@@ -1,5 +1,21 @@
 //! Stop strings.
 
+use std::sync::Arc;
+
+/// Stop strings, ready to be looked for. Clones share them: all sequences of a request look for the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StopStrings {
+    patterns: Arc<[Pattern]>,
+}
+
+impl From<Vec<String>> for StopStrings {
+    /// Empty strings, which would match everywhere, are left out.
+    fn from(stops: Vec<String>) -> Self {
+        let patterns = stops.into_iter().filter(|stop| !stop.is_empty()).map(Pattern::new).collect();
+        Self { patterns }
+    }
+}
+
 /// Looks for stop strings in a text that comes in pieces, and holds back what may be the beginning of one.
 ///
 /// The stop string that is complete first wins; of several that end at the same place, the longest. So the outcome is
@@ -7,20 +23,21 @@
 /// while it matches.
 #[derive(Clone, Debug)]
 pub struct StopMatcher {
-    stops: Vec<Pattern>,
+    stops: StopStrings,
+    /// For each of them, how many of its bytes the end of the text matches.
+    matched: Vec<usize>,
     include_in_output: bool,
     /// Text that is not given out yet.
     held: String,
     found: Option<usize>,
 }
 
-/// A stop string and how far the end of the text matches it (the automaton of Knuth, Morris and Pratt).
-#[derive(Clone, Debug)]
+/// A stop string as the automaton of Knuth, Morris and Pratt.
+#[derive(Debug, PartialEq, Eq)]
 struct Pattern {
     text: String,
     /// For each length of a match: the next shorter match that the same text is the end of.
     shorter: Vec<usize>,
-    matched: usize,
 }
 
 impl Pattern {
@@ -34,26 +51,26 @@ impl Pattern {
             }
             shorter[length] = candidate + usize::from(bytes[candidate] == bytes[length - 1]);
         }
-        Self { text, shorter, matched: 0 }
+        Self { text, shorter }
     }
 
-    /// Takes one byte of the text; true when the stop string is complete.
-    fn advance(&mut self, byte: u8) -> bool {
+    /// Takes one byte of the text, of which `matched` bytes match; true when the stop string is complete.
+    fn advance(&self, matched: &mut usize, byte: u8) -> bool {
         let bytes = self.text.as_bytes();
-        while self.matched > 0 && bytes[self.matched] != byte {
-            self.matched = self.shorter[self.matched];
+        while *matched > 0 && bytes[*matched] != byte {
+            *matched = self.shorter[*matched];
         }
-        self.matched += usize::from(bytes[self.matched] == byte);
-        self.matched == bytes.len()
+        *matched += usize::from(bytes[*matched] == byte);
+        *matched == bytes.len()
     }
 }
 
 impl StopMatcher {
-    /// A matcher at the start of a text. Empty stop strings, which would match everywhere, are left out.
+    /// A matcher at the start of a text.
     #[must_use]
-    pub fn new(stops: Vec<String>, include_in_output: bool) -> Self {
-        let stops = stops.into_iter().filter(|stop| !stop.is_empty()).map(Pattern::new).collect();
-        Self { stops, include_in_output, held: String::new(), found: None }
+    pub fn new(stops: StopStrings, include_in_output: bool) -> Self {
+        let matched = vec![0; stops.patterns.len()];
+        Self { stops, matched, include_in_output, held: String::new(), found: None }
     }
 
     /// Takes the next piece of text and appends to `out` what is certain to be shown. After a stop string was found,
@@ -64,8 +81,8 @@ impl StopMatcher {
         }
         for (index, byte) in text.bytes().enumerate() {
             let mut longest: Option<usize> = None;
-            for (number, stop) in self.stops.iter_mut().enumerate() {
-                if stop.advance(byte) && longest.is_none_or(|best| best < stop.text.len()) {
+            for (number, (stop, matched)) in self.stops.patterns.iter().zip(&mut self.matched).enumerate() {
+                if stop.advance(matched, byte) && longest.is_none_or(|best| best < stop.text.len()) {
                     longest = Some(stop.text.len());
                     self.found = Some(number);
                 }
@@ -78,7 +95,7 @@ impl StopMatcher {
                 return;
             }
         }
-        let kept = self.stops.iter().map(|stop| stop.matched).max().unwrap_or(0);
+        let kept = self.matched.iter().copied().max().unwrap_or(0);
         if self.held.is_empty() && kept == 0 {
             out.push_str(text);
             return;
@@ -93,15 +110,13 @@ impl StopMatcher {
     pub fn release(&mut self, out: &mut String) {
         out.push_str(&self.held);
         self.held.clear();
-        for stop in &mut self.stops {
-            stop.matched = 0;
-        }
+        self.matched.fill(0);
     }
 
     /// The stop string that was found.
     #[must_use]
     pub fn found(&self) -> Option<&str> {
-        self.found.map(|number| self.stops[number].text.as_str())
+        self.found.map(|number| self.stops.patterns[number].text.as_str())
     }
 }
 
@@ -109,9 +124,13 @@ impl StopMatcher {
 mod tests {
     use super::*;
 
+    fn strings(stops: &[&str]) -> StopStrings {
+        stops.iter().map(|&stop| stop.to_owned()).collect::<Vec<_>>().into()
+    }
+
     /// Shown text and stop string, with the text cut into pieces of `size` characters.
     fn search(stops: &[&str], include: bool, text: &str, size: usize) -> (String, Option<String>) {
-        let mut matcher = StopMatcher::new(stops.iter().map(|&stop| stop.to_owned()).collect(), include);
+        let mut matcher = StopMatcher::new(strings(stops), include);
         let mut shown = String::new();
         let characters: Vec<char> = text.chars().collect();
         for piece in characters.chunks(size) {
@@ -156,7 +175,7 @@ mod tests {
 
     #[test]
     fn no_more_is_held_back_than_may_match() {
-        let mut matcher = StopMatcher::new(vec!["<stop>".to_owned()], false);
+        let mut matcher = StopMatcher::new(strings(&["<stop>"]), false);
         let mut shown = String::new();
         for (piece, expected) in
             [("a", "a"), ("<st", "a"), ("o", "a"), ("n", "a<ston"), ("<stop", "a<ston"), (">b", "a<ston")]

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use crate::detokenizer::Detokenizer;
-use crate::{StopMatcher, TextError, Tokenizer};
+use crate::{StopMatcher, StopStrings, TextError, Tokenizer};
 
 /// How a sequence's text is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamOptions {
     /// Leave special tokens out of the text.
     pub skip_special_tokens: bool,
-    /// Strings that end the text. Empty ones are left out.
-    pub stop: Vec<String>,
+    /// Strings that end the text.
+    pub stop: StopStrings,
     /// Whether the text ends with the stop string, or before it.
     pub include_stop_str_in_output: bool,
 }

@@ -79,7 +79,7 @@ fn sampling_params() -> impl Strategy<Value = SamplingParams> {
     (0..4_u64, prop::bool::weighted(0.1), prop::bool::weighted(0.2), stops).prop_map(
         |(seed, faulty, prompt_logprobs, (eos_token_id, stop_token_ids, min_tokens))| SamplingParams {
             eos_token_id,
-            stop_token_ids,
+            stop_token_ids: stop_token_ids.into(),
             min_tokens,
             prompt_logprobs: prompt_logprobs.then_some(LogprobCount::Top(0)),
             ..sampling(if faulty { seed | FAULTY } else { seed })

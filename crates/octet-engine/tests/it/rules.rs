@@ -536,8 +536,8 @@ fn end_with(rules: impl Fn(u32) -> SamplingParams) -> (usize, Option<(FinishReas
 #[test]
 fn ends_are_checked_in_their_order() {
     let eos = |token| SamplingParams { eos_token_id: Some(token), ..sampling(3) };
-    let stop = |token| SamplingParams { stop_token_ids: vec![token], ..sampling(3) };
-    let both = |token| SamplingParams { stop_token_ids: vec![token], ..eos(token) };
+    let stop = |token| SamplingParams { stop_token_ids: [token].into(), ..sampling(3) };
+    let both = |token| SamplingParams { stop_token_ids: [token].into(), ..eos(token) };
     assert_eq!(end_with(eos), (1, Some((FinishReason::Stop, None))));
     assert_eq!(end_with(both), (1, Some((FinishReason::Stop, None))), "end of sequence comes first");
     assert!(matches!(end_with(stop), (1, Some((FinishReason::Stop, Some(_))))));

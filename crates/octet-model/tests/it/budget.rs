@@ -121,8 +121,8 @@ fn a_fault_stays_with_its_row() {
     let golden = Golden::read(CASE);
     let mut runner = load(&golden.folder, EXACT).unwrap().into_runner(limits(128)).unwrap();
     let mut excluded = greedy_params();
-    excluded.allowed_token_ids = Some(vec![3]);
-    excluded.logit_bias = vec![(3, f32::NEG_INFINITY)];
+    excluded.allowed_token_ids = Some([3].into());
+    excluded.logit_bias = [(3, f32::NEG_INFINITY)].into();
     let mut reported = greedy_params();
     reported.prompt_logprobs = Some(LogprobCount::Top(2));
     runner.admit(Slot(7), &excluded, &golden.prompt);
@@ -143,7 +143,7 @@ fn a_fault_stays_with_its_row() {
     plan.batch = batch;
     let mut output = StepOutput::default();
     runner.execute(&plan, &mut output).unwrap();
-    let [RowOutcome::Fault(text), RowOutcome::PromptLogprobs(prompt), RowOutcome::Token(sampled)] =
+    let [RowOutcome::NothingLeft(text), RowOutcome::PromptLogprobs(prompt), RowOutcome::Token(sampled)] =
         &output.rows[..]
     else {
         panic!("{:?}", output.rows)

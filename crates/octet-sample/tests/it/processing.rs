@@ -28,13 +28,13 @@ fn processed(params: SamplingParams, prompt: &[u32], generated: &[u32], logits: 
 
 #[test]
 fn allowed_ids_exclude_all_others() {
-    let params = SamplingParams { allowed_token_ids: Some(vec![2, 0, 2, 99]), ..params() };
+    let params = SamplingParams { allowed_token_ids: Some([2, 0, 2, 99].into()), ..params() };
     assert_eq!(processed(params, &[], &[], &[1.0, 9.0, 3.0]), [1.0, MASKED, 3.0]);
 }
 
 #[test]
 fn bad_words_are_cut_off_before_their_last_token() {
-    let words = SamplingParams { bad_words: vec![vec![3], vec![1, 2], vec![0, 1, 0]], ..params() };
+    let words = SamplingParams { bad_words: [vec![3], vec![1, 2], vec![0, 1, 0]].into(), ..params() };
     let logits = [0.0; 4];
     assert_eq!(processed(words.clone(), &[1], &[], &logits), [0.0, 0.0, 0.0, MASKED]);
     assert_eq!(processed(words.clone(), &[], &[1], &logits), [0.0, 0.0, MASKED, MASKED]);
@@ -53,7 +53,8 @@ fn bad_words_are_cut_off_before_their_last_token() {
 
 #[test]
 fn stops_are_masked_until_the_minimum_length() {
-    let short = SamplingParams { min_tokens: 2, eos_token_id: Some(1), stop_token_ids: vec![3], ..params() };
+    let short =
+        SamplingParams { min_tokens: 2, eos_token_id: Some(1), stop_token_ids: [3].into(), ..params() };
     assert_eq!(processed(short.clone(), &[], &[0], &[0.0; 4]), [0.0, MASKED, 0.0, MASKED]);
     assert_eq!(processed(short, &[], &[0, 0], &[0.0; 4]), [0.0; 4]);
 }
@@ -62,7 +63,7 @@ fn stops_are_masked_until_the_minimum_length() {
 fn bias_comes_before_penalties_and_temperature_last() {
     let params = SamplingParams {
         temperature: 2.0,
-        logit_bias: vec![(0, 4.0), (1, -4.0), (77, 1.0)],
+        logit_bias: [(0, 4.0), (1, -4.0), (77, 1.0)].into(),
         repetition_penalty: 2.0,
         frequency_penalty: 0.25,
         presence_penalty: 0.5,
@@ -85,7 +86,7 @@ fn greedy_takes_the_first_of_the_most_likely() {
 #[test]
 fn a_faulty_row_is_an_error_and_leaves_the_state_as_it_was() {
     let mut sampler = Sampler::new(3);
-    let masking = SamplingParams { temperature: 1.0, allowed_token_ids: Some(vec![0]), ..params() };
+    let masking = SamplingParams { temperature: 1.0, allowed_token_ids: Some([0].into()), ..params() };
     let mut state = SequenceState::new(&masking, &[]);
     // Token 1 is excluded anyway, but a model that computes NaN is not to be trusted with the rest.
     let error = sampler.sample(&mut state, &mut [1.0, f32::NAN, 0.0]).unwrap_err();
@@ -99,9 +100,34 @@ fn a_faulty_row_is_an_error_and_leaves_the_state_as_it_was() {
 
 #[test]
 fn masks_that_leave_nothing_are_an_error() {
-    let params = SamplingParams { allowed_token_ids: Some(vec![1]), bad_words: vec![vec![1]], ..params() };
+    let params =
+        SamplingParams { allowed_token_ids: Some([1].into()), bad_words: [vec![1]].into(), ..params() };
     let mut state = SequenceState::new(&params, &[]);
     let error = Sampler::new(2).sample(&mut state, &mut [1.0, 2.0]).unwrap_err();
     assert_eq!(error, SampleError::NothingLeft { vocabulary_size: 2 });
     assert!(error.to_string().contains("bad_words"));
+}
+
+#[test]
+fn no_penalty_makes_a_row_that_cannot_be_sampled() {
+    let extremes = [f32::from_bits(1), 1e-39, f32::MIN_POSITIVE, 1.0, f32::MAX];
+    let logits = [0.0, -3.0, 7.5, f32::MAX, f32::MIN, MASKED];
+    for repetition_penalty in extremes {
+        for penalty in [-2.0, 0.0, f32::from_bits(1), 2.0] {
+            for (temperature, min_p) in [(0.0, 0.0), (0.01, f32::from_bits(1)), (2.0, 1.0)] {
+                let params = SamplingParams {
+                    repetition_penalty,
+                    presence_penalty: penalty,
+                    frequency_penalty: penalty,
+                    temperature,
+                    min_p,
+                    top_p: f32::MIN_POSITIVE,
+                    ..params()
+                };
+                let values = processed(params, &[0, 1, 2, 3, 4, 5], &[2, 3, 5], &logits);
+                assert!(values.iter().all(|value| !value.is_nan() && *value != f32::INFINITY), "{values:?}");
+                assert_eq!(values[5], MASKED, "a mask stays one");
+            }
+        }
+    }
 }

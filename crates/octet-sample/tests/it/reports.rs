@@ -15,7 +15,7 @@ fn best(mode: LogprobsMode) -> (u32, f32, u32, Vec<(u32, f32)>) {
     let params = SamplingParams {
         temperature: 2.0,
         top_k: 1,
-        logit_bias: vec![(3, 100.0)],
+        logit_bias: [(3, 100.0)].into(),
         logprobs: Some(LogprobCount::Top(2)),
         logprobs_mode: mode,
         ..params()
@@ -54,7 +54,7 @@ fn nothing_is_reported_unasked() {
 fn prompt_tokens_are_reported_unprocessed() {
     let with = |prompt_logprobs, logprobs_mode| SamplingParams {
         temperature: 0.3,
-        logit_bias: vec![(2, 50.0)],
+        logit_bias: [(2, 50.0)].into(),
         prompt_logprobs,
         logprobs_mode,
         ..params()

@@ -24,8 +24,9 @@ pub(crate) struct Conversation {
 impl Conversation {
     /// Checks the fields.
     pub(crate) fn new(app: &App, fields: ConversationFields) -> Result<Self, ApiError> {
-        let continue_final_message = fields.continue_final_message.unwrap_or(false);
-        let add_generation_prompt = fields.add_generation_prompt.unwrap_or(!continue_final_message);
+        let continue_final_message = fields.continue_final_message.is_some_and(|flag| flag.0);
+        let add_generation_prompt =
+            fields.add_generation_prompt.map_or(!continue_final_message, |flag| flag.0);
         if continue_final_message && add_generation_prompt {
             let message = "continue_final_message and add_generation_prompt must not both be true";
             return Err(ApiError::invalid("continue_final_message", message));

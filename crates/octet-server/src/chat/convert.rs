@@ -14,6 +14,7 @@ use crate::endpoint::{CommonShape, Endpoint};
 use crate::error::ApiError;
 use crate::generation::{GenerationPlan, Output, SequencePlan};
 use crate::json::decode;
+use crate::outline::fields_of;
 use crate::parameters::{self, LogprobWishes, OutputRules, ParameterFields, Parameters};
 use crate::request_id::ClientId;
 use crate::sse::ChunkWriter;
@@ -40,6 +41,9 @@ impl Endpoint for ChatShape {
         let conversation: ConversationFields = decode(body)?;
         let shared: ParameterFields = decode(body)?;
         app.check_model(shared.model.as_deref())?;
+        let known =
+            [fields_of::<ChatFields>(), fields_of::<ConversationFields>(), fields_of::<ParameterFields>()];
+        app.ignored.notice(body, &known);
         let rules = app.rules();
         let parameters = parameters::validate(&shared, &rules)?;
         let conversation = Conversation::new(app, conversation)?;
@@ -100,7 +104,7 @@ fn sequences(
     parameters: &Parameters,
     prompt: &Arc<[u32]>,
 ) -> Result<Vec<SequencePlan>, ApiError> {
-    let bad_words = parameters::encode_bad_words(&app.model.tokenizer, &parameters.bad_words)?;
+    let bad_words = parameters::encode_bad_words(&app.model.tokenizer, &parameters.bad_words)?.into();
     let max_tokens = output_rules(app, options).max_tokens(prompt.len())?;
     parameters::check_min_tokens(parameters, max_tokens)?;
     let wishes = LogprobWishes { output: options.logprobs, prompt: parameters.sampling.prompt_logprobs };

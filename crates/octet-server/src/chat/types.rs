@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::generation::StopReason;
-use crate::json::Integer;
+use crate::json::{Flag, Integer};
 use crate::usage::Usage;
 
 /// The endpoint's own fields; the rest are [`crate::parameters::ParameterFields`] and [`ConversationFields`].
@@ -13,9 +13,9 @@ use crate::usage::Usage;
 pub(crate) struct ChatFields {
     pub(crate) max_tokens: Option<Integer>,
     pub(crate) max_completion_tokens: Option<Integer>,
-    pub(crate) logprobs: Option<bool>,
+    pub(crate) logprobs: Option<Flag>,
     pub(crate) top_logprobs: Option<Integer>,
-    pub(crate) echo: Option<bool>,
+    pub(crate) echo: Option<Flag>,
     pub(crate) tool_choice: Option<Value>,
     pub(crate) functions: Option<Value>,
     pub(crate) function_call: Option<Value>,
@@ -28,8 +28,8 @@ pub(crate) struct ConversationFields {
     pub(crate) messages: Option<Vec<Map<String, Value>>>,
     pub(crate) tools: Option<Vec<Map<String, Value>>>,
     pub(crate) documents: Option<Vec<Map<String, Value>>>,
-    pub(crate) add_generation_prompt: Option<bool>,
-    pub(crate) continue_final_message: Option<bool>,
+    pub(crate) add_generation_prompt: Option<Flag>,
+    pub(crate) continue_final_message: Option<Flag>,
     pub(crate) chat_template: Option<String>,
     pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
     pub(crate) reasoning_effort: Option<Value>,

@@ -29,7 +29,11 @@ pub(crate) fn validate(
         (None, Some(value)) => Some(positive("max_tokens", value)?),
         (None, None) => None,
     };
-    Ok(ChatOptions { max_tokens, logprobs: logprobs(fields, rules)?, echo: fields.echo.unwrap_or(false) })
+    Ok(ChatOptions {
+        max_tokens,
+        logprobs: logprobs(fields, rules)?,
+        echo: fields.echo.is_some_and(|flag| flag.0),
+    })
 }
 
 fn positive(field: &'static str, value: Integer) -> Result<usize, ApiError> {
@@ -41,7 +45,7 @@ fn positive(field: &'static str, value: Integer) -> Result<usize, ApiError> {
 }
 
 fn logprobs(fields: &ChatFields, rules: &Rules<'_>) -> Result<Option<LogprobCount>, ApiError> {
-    let wanted = fields.logprobs.unwrap_or(false);
+    let wanted = fields.logprobs.is_some_and(|flag| flag.0);
     match fields.top_logprobs {
         None => Ok(wanted.then_some(LogprobCount::Top(0))),
         Some(Integer(0)) if !wanted => Ok(None),
@@ -52,16 +56,21 @@ fn logprobs(fields: &ChatFields, rules: &Rules<'_>) -> Result<Option<LogprobCoun
     }
 }
 
+/// Clients that have no functions to offer send an empty list, or say that none is to be called.
 fn refuse_functions(fields: &ChatFields) -> Result<(), ApiError> {
-    let asks = |value: &Option<Value>| value.as_ref().is_some_and(|value| !value.is_null());
-    for (field, asked) in
-        [("functions", asks(&fields.functions)), ("function_call", asks(&fields.function_call))]
-    {
-        if asked {
-            return Err(ApiError::Unsupported { field, remedy: "it was replaced by tools" });
-        }
+    let offers = |value: &Value| value.as_array().is_none_or(|functions| !functions.is_empty());
+    let calls = |value: &Value| !matches!(value.as_str(), Some("none" | "auto"));
+    let asks = |value: &Option<Value>, means: &dyn Fn(&Value) -> bool| {
+        value.as_ref().is_some_and(|value| !value.is_null() && means(value))
+    };
+    let table = [
+        ("functions", asks(&fields.functions, &offers)),
+        ("function_call", asks(&fields.function_call, &calls)),
+    ];
+    match table.into_iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(ApiError::Unsupported { field, remedy: "it was replaced by tools" }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Tools may be shown to the model; calls are not parsed out of its answer.

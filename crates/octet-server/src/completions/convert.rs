@@ -14,6 +14,7 @@ use crate::endpoint::{CommonShape, Endpoint};
 use crate::error::ApiError;
 use crate::generation::{GenerationPlan, Output, SequencePlan};
 use crate::json::decode;
+use crate::outline::fields_of;
 use crate::parameters::{self, LogprobWishes, OutputRules, ParameterFields, Parameters};
 use crate::request_id::ClientId;
 use crate::sse::ChunkWriter;
@@ -47,6 +48,7 @@ impl Endpoint for CompletionShape {
         let fields: CompletionFields = decode(body)?;
         let shared: ParameterFields = decode(body)?;
         app.check_model(shared.model.as_deref())?;
+        app.ignored.notice(body, &[fields_of::<CompletionFields>(), fields_of::<ParameterFields>()]);
         let rules = app.rules();
         let parameters = parameters::validate(&shared, &rules)?;
         let options = validate(fields, &rules)?;
@@ -132,7 +134,7 @@ fn sequences(
     parameters: &Parameters,
     prompts: &[PromptShape],
 ) -> Result<Vec<SequencePlan>, ApiError> {
-    let bad_words = parameters::encode_bad_words(&app.model.tokenizer, &parameters.bad_words)?;
+    let bad_words = parameters::encode_bad_words(&app.model.tokenizer, &parameters.bad_words)?.into();
     let rules = output_rules(app, options);
     let mut sequences = Vec::with_capacity(prompts.len() * parameters.n);
     for prompt in prompts {

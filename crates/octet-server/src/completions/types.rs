@@ -6,7 +6,7 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::json::Integer;
+use crate::json::{Flag, Integer};
 use crate::usage::Usage;
 
 /// The endpoint's own fields; the rest are [`crate::parameters::ParameterFields`].
@@ -16,7 +16,7 @@ pub(crate) struct CompletionFields {
     pub(crate) prompt: Option<Prompt>,
     pub(crate) max_tokens: Option<Integer>,
     pub(crate) logprobs: Option<Integer>,
-    pub(crate) echo: Option<bool>,
+    pub(crate) echo: Option<Flag>,
     pub(crate) suffix: Option<String>,
     pub(crate) prompt_embeds: Option<Value>,
 }
@@ -98,6 +98,19 @@ impl<'de> Deserialize<'de> for Element {
                 i64::try_from(token)
                     .map(|token| Element::Token(Integer(token)))
                     .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(token), &self))
+            }
+
+            fn visit_f64<E: de::Error>(self, token: f64) -> Result<Element, E> {
+                let whole = token.fract() == 0.0 && token.abs() <= f64::from(u32::MAX);
+                if whole {
+                    Ok(Element::Token(Integer(token as i64)))
+                } else {
+                    Err(E::invalid_value(de::Unexpected::Float(token), &self))
+                }
+            }
+
+            fn visit_bool<E: de::Error>(self, token: bool) -> Result<Element, E> {
+                Ok(Element::Token(Integer(token.into())))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Element, A::Error> {
@@ -201,7 +214,7 @@ mod tests {
         let table = [
             ("3", "body.prompt: invalid type: integer `3`, expected a string, an array of strings"),
             (r#"["a", 1]"#, "body.prompt: the elements differ in kind"),
-            ("[1.5]", "body.prompt[0]: invalid type: floating point `1.5`, expected a string, a token id"),
+            ("[1.5]", "body.prompt[0]: invalid value: floating point `1.5`, expected a string, a token id"),
             (r#"[[1], ["a"]]"#, "body.prompt[1][0]: invalid type: string \"a\", expected an integer"),
             ("[{}]", "body.prompt[0]: invalid type: map"),
         ];

@@ -35,7 +35,7 @@ pub(crate) fn validate(fields: CompletionFields, rules: &Rules<'_>) -> Result<Co
         let remedy = "write the model's own fill-in-the-middle form into the prompt";
         return Err(ApiError::Unsupported { field: "suffix", remedy });
     }
-    let echo = fields.echo.unwrap_or(false);
+    let echo = fields.echo.is_some_and(|flag| flag.0);
     let least = i64::from(!echo);
     let max_tokens = match fields.max_tokens {
         None => None,

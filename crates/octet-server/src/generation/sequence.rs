@@ -34,7 +34,7 @@ pub(super) struct Sequence {
 /// The tokens after which the engine ends a sequence. Their text is not part of the answer, unless asked for.
 struct StopTokens {
     eos: Option<u32>,
-    ids: Vec<u32>,
+    ids: Arc<[u32]>,
     min_tokens: usize,
     show: bool,
 }
@@ -56,7 +56,7 @@ impl Sequence {
         let sampling = &plan.sampling;
         let stops = StopTokens {
             eos: sampling.eos_token_id,
-            ids: sampling.stop_token_ids.clone(),
+            ids: Arc::clone(&sampling.stop_token_ids),
             min_tokens: sampling.min_tokens as usize,
             show: options.include_stop_str_in_output,
         };

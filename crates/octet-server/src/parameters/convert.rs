@@ -120,7 +120,7 @@ pub(crate) struct LogprobWishes {
 /// Sampling parameters of the `index`-th sequence of a prompt.
 pub(crate) fn sequence_sampling(
     parameters: &Parameters,
-    bad_words: &[Vec<u32>],
+    bad_words: &Arc<[Vec<u32>]>,
     wishes: LogprobWishes,
     index: usize,
     seeds: &SeedSource,
@@ -131,7 +131,7 @@ pub(crate) fn sequence_sampling(
     };
     Arc::new(SamplingParams {
         seed,
-        bad_words: bad_words.to_vec(),
+        bad_words: Arc::clone(bad_words),
         logprobs: wishes.output,
         prompt_logprobs: wishes.prompt,
         ..parameters.sampling.clone()

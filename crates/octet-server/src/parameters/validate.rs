@@ -1,25 +1,38 @@
 //! From fields as typed to parameters as meant. What needs the tokenizer or the prompt's length comes later, in
 //! `convert`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::sync::Arc;
 
 use octet_sample::{LogprobCount, LogprobsMode, SamplingParams};
+use octet_text::StopStrings;
 use serde_json::Value;
 
 use super::types::{ParameterFields, StreamFields, TruncationSide};
 use crate::config::{GenerationDefaults, Limits};
 use crate::error::ApiError;
-use crate::json::{Integer, Number};
+use crate::json::{Flag, Integer, Number};
 
 /// Temperatures between 0 and this are raised to it: dividing logits by less drives them out of the range in which
 /// the softmax still tells tokens apart.
 const SMALLEST_TEMPERATURE: f32 = 0.01;
+
+/// Repetition penalties below this, and above its inverse, drive every logit out of the range of `f32`: whatever was
+/// meant, it was not that.
+const SMALLEST_REPETITION: f64 = 1e-5;
 
 /// Bias beyond this is clamped: OpenAI's bounds.
 const LARGEST_BIAS: f64 = 100.0;
 
 /// Most strings in `stop` and in `bad_words`: each is looked for at every token.
 const MAX_STRINGS: usize = 1024;
+
+/// Longest `stop`, and longest `bad_words`, all strings together: no text that ends an answer is as long.
+const MAX_STRING_BYTES: usize = 64 << 10;
+
+/// Longest `cache_salt`: it is kept as long as the request, and names a tenant.
+const MAX_SALT_BYTES: usize = 1024;
 
 /// What the checks need to know of the server and its model.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +58,7 @@ pub(crate) struct Parameters {
     pub(crate) sampling: SamplingParams,
     /// If the request has one.
     pub(crate) seed: Option<i64>,
-    pub(crate) stop: Vec<String>,
+    pub(crate) stop: StopStrings,
     pub(crate) include_stop_str_in_output: bool,
     pub(crate) skip_special_tokens: bool,
     pub(crate) bad_words: Vec<String>,
@@ -87,6 +100,10 @@ pub(crate) fn validate(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Pa
     if fields.cache_salt.as_deref() == Some("") {
         return Err(ApiError::invalid("cache_salt", "cache_salt must not be empty; leave it out instead"));
     }
+    if let Some(bytes) = fields.cache_salt.as_ref().map(String::len).filter(|bytes| *bytes > MAX_SALT_BYTES) {
+        let message = format!("cache_salt must have at most {MAX_SALT_BYTES} bytes, got {bytes}");
+        return Err(ApiError::invalid("cache_salt", message));
+    }
     let priority = fields.priority.map_or(0, |priority| priority.0);
     if priority != 0 && !rules.priority_scheduling {
         let message =
@@ -98,18 +115,20 @@ pub(crate) fn validate(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Pa
         sampling,
         seed: fields.seed.map(|seed| seed.0).filter(|seed| *seed != -1),
         stop: stop_strings(fields)?,
-        include_stop_str_in_output: fields.include_stop_str_in_output.unwrap_or(false),
-        skip_special_tokens: fields.skip_special_tokens.unwrap_or(true),
+        include_stop_str_in_output: on(fields.include_stop_str_in_output),
+        skip_special_tokens: fields.skip_special_tokens.is_none_or(|flag| flag.0),
         bad_words: bad_words(fields)?,
         truncation: truncation(fields)?,
-        add_special_tokens: fields.add_special_tokens,
+        add_special_tokens: fields.add_special_tokens.map(|flag| flag.0),
         stream: stream(fields, rules)?,
         stream_interval: stream_interval(fields, rules)?,
         priority: integer("priority", priority)?,
         request_id: fields.request_id.clone(),
         cache_salt: fields.cache_salt.clone(),
-        return_token_ids: fields.return_token_ids.unwrap_or(false),
-        tokens_as_token_ids: fields.return_tokens_as_token_ids.unwrap_or(rules.tokens_as_token_ids),
+        return_token_ids: on(fields.return_token_ids),
+        tokens_as_token_ids: fields
+            .return_tokens_as_token_ids
+            .map_or(rules.tokens_as_token_ids, |flag| flag.0),
     })
 }
 
@@ -124,7 +143,9 @@ fn sampling(fields: &ParameterFields, rules: &Rules<'_>) -> Result<SamplingParam
         temperature = SMALLEST_TEMPERATURE;
     }
     let top_p = match fields.top_p {
-        Some(value) => number("top_p", value, "above 0 and at most 1", |value| value > 0.0 && value <= 1.0)?,
+        // What `f32` would round to 0 keeps the most likely token, as the smallest that it can hold does.
+        Some(value) => number("top_p", value, "above 0 and at most 1", |value| value > 0.0 && value <= 1.0)?
+            .max(f32::MIN_POSITIVE),
         None => defaults.top_p.unwrap_or(1.0),
     };
     let top_k = match fields.top_k {
@@ -139,9 +160,9 @@ fn sampling(fields: &ParameterFields, rules: &Rules<'_>) -> Result<SamplingParam
         None => defaults.min_p.unwrap_or(0.0),
     };
     let repetition_penalty = match fields.repetition_penalty {
-        Some(value) => {
-            number("repetition_penalty", value, "above 0", |value| value > 0.0 && value.is_finite())?
-        }
+        Some(value) => number("repetition_penalty", value, "between 0.00001 and 100000", |value| {
+            (SMALLEST_REPETITION..=1.0 / SMALLEST_REPETITION).contains(&value)
+        })?,
         None => defaults.repetition_penalty.unwrap_or(1.0),
     };
     let greedy = temperature == 0.0;
@@ -159,15 +180,19 @@ fn sampling(fields: &ParameterFields, rules: &Rules<'_>) -> Result<SamplingParam
         )?,
         seed: 0,
         min_tokens: min_tokens(fields)?,
-        eos_token_id: rules.eos_token_id.filter(|_| !fields.ignore_eos.unwrap_or(false)),
+        eos_token_id: rules.eos_token_id.filter(|_| !on(fields.ignore_eos)),
         stop_token_ids: stop_token_ids(fields, rules)?,
         logit_bias: logit_bias(fields, rules)?,
         allowed_token_ids: allowed_token_ids(fields, rules)?,
-        bad_words: Vec::new(),
+        bad_words: Arc::default(),
         logprobs: None,
         prompt_logprobs: prompt_logprobs(fields, rules)?,
         logprobs_mode: rules.logprobs_mode,
     })
+}
+
+fn on(flag: Option<Flag>) -> bool {
+    flag.is_some_and(|flag| flag.0)
 }
 
 fn sequences(fields: &ParameterFields, rules: &Rules<'_>, temperature: f32) -> Result<usize, ApiError> {
@@ -222,7 +247,7 @@ fn refuse_unsupported(fields: &ParameterFields) -> Result<(), ApiError> {
         }
     }
     let others = [
-        ("use_beam_search", fields.use_beam_search == Some(true), "use n and seed for several sequences"),
+        ("use_beam_search", on(fields.use_beam_search), "use n and seed for several sequences"),
         (
             "logprob_token_ids",
             fields.logprob_token_ids.as_ref().is_some_and(|ids| !ids.is_empty()),
@@ -237,45 +262,62 @@ fn refuse_unsupported(fields: &ParameterFields) -> Result<(), ApiError> {
     }
 }
 
-fn stop_strings(fields: &ParameterFields) -> Result<Vec<String>, ApiError> {
-    let stop = fields.stop.as_ref().map(|stop| stop.0.clone()).unwrap_or_default();
+fn stop_strings(fields: &ParameterFields) -> Result<StopStrings, ApiError> {
+    let stop = fields.stop.as_ref().map_or(&[][..], |stop| &stop.0);
     if stop.iter().any(String::is_empty) {
         return Err(ApiError::invalid(
             "stop",
             "stop must not contain an empty string: it would match everywhere",
         ));
     }
-    check_number_of_strings("stop", stop.len())?;
-    Ok(stop)
+    check_strings("stop", stop)?;
+    Ok(distinct(stop).into())
 }
 
 fn bad_words(fields: &ParameterFields) -> Result<Vec<String>, ApiError> {
-    let words = fields.bad_words.clone().unwrap_or_default();
+    let words = fields.bad_words.as_deref().unwrap_or_default();
     if words.iter().any(|word| word.trim().is_empty()) {
         return Err(ApiError::invalid("bad_words", "bad_words must not contain an empty string"));
     }
-    check_number_of_strings("bad_words", words.len())?;
-    Ok(words)
+    check_strings("bad_words", words)?;
+    Ok(distinct(words))
 }
 
-fn check_number_of_strings(field: &'static str, found: usize) -> Result<(), ApiError> {
-    if found <= MAX_STRINGS {
-        return Ok(());
+/// Each once, in the order in which they came.
+fn distinct(strings: &[String]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    strings.iter().filter(|string| seen.insert(string.as_str())).cloned().collect()
+}
+
+fn check_strings(field: &'static str, strings: &[String]) -> Result<(), ApiError> {
+    let (found, bytes) = (strings.len(), strings.iter().map(String::len).sum::<usize>());
+    if found > MAX_STRINGS {
+        let message = format!("{field} must have at most {MAX_STRINGS} strings, got {found}");
+        return Err(ApiError::invalid(field, message));
     }
-    Err(ApiError::invalid(field, format!("{field} must have at most {MAX_STRINGS} strings, got {found}")))
+    if bytes > MAX_STRING_BYTES {
+        let message = format!("{field} must have at most {MAX_STRING_BYTES} bytes of text, got {bytes}");
+        return Err(ApiError::invalid(field, message));
+    }
+    Ok(())
 }
 
-fn stop_token_ids(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Vec<u32>, ApiError> {
+fn stop_token_ids(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Arc<[u32]>, ApiError> {
     let mut ids = token_ids("stop_token_ids", fields.stop_token_ids.as_deref().unwrap_or_default(), rules)?;
-    if !fields.ignore_eos.unwrap_or(false) {
+    if !on(fields.ignore_eos) {
         ids.extend_from_slice(rules.stop_token_ids);
     }
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
+    Ok(set(ids))
 }
 
-fn allowed_token_ids(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Option<Vec<u32>>, ApiError> {
+/// Sorted, each once: what the sampler does at every token costs as much as there are different ids.
+fn set(mut ids: Vec<u32>) -> Arc<[u32]> {
+    ids.sort_unstable();
+    ids.dedup();
+    ids.into()
+}
+
+fn allowed_token_ids(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Option<Arc<[u32]>>, ApiError> {
     let Some(ids) = &fields.allowed_token_ids else {
         return Ok(None);
     };
@@ -283,12 +325,12 @@ fn allowed_token_ids(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Opti
         let message = "allowed_token_ids must not be empty: nothing could be generated";
         return Err(ApiError::invalid("allowed_token_ids", message));
     }
-    token_ids("allowed_token_ids", ids, rules).map(Some)
+    token_ids("allowed_token_ids", ids, rules).map(|ids| Some(set(ids)))
 }
 
-fn logit_bias(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
+fn logit_bias(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Arc<[(u32, f32)]>, ApiError> {
     let Some(bias) = &fields.logit_bias else {
-        return Ok(Vec::new());
+        return Ok(Arc::default());
     };
     let entry = |(key, value): (&String, &Number)| {
         let id = key.parse::<i64>().map_err(|_| {
@@ -297,7 +339,8 @@ fn logit_bias(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Vec<(u32, f
         let ids = token_ids("logit_bias", &[Integer(id)], rules)?;
         Ok((ids[0], value.0.clamp(-LARGEST_BIAS, LARGEST_BIAS) as f32))
     };
-    bias.iter().map(entry).collect()
+    // Two keys may spell the same id.
+    bias.iter().map(entry).collect::<Result<BTreeMap<_, _>, _>>().map(|bias| bias.into_iter().collect())
 }
 
 fn token_ids(field: &'static str, ids: &[Integer], rules: &Rules<'_>) -> Result<Vec<u32>, ApiError> {
@@ -327,7 +370,7 @@ fn truncation(fields: &ParameterFields) -> Result<Option<Truncation>, ApiError> 
 }
 
 fn stream(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Option<StreamUsage>, ApiError> {
-    let streams = fields.stream.unwrap_or(false);
+    let streams = on(fields.stream);
     if !streams && fields.stream_options.is_some() {
         let message = "stream_options can only be given when stream is true";
         return Err(ApiError::invalid("stream_options", message));
@@ -340,8 +383,8 @@ fn stream(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Option<StreamUs
         ));
     }
     let StreamFields { include_usage, continuous_usage_stats } = fields.stream_options.unwrap_or_default();
-    let at_end = include_usage.unwrap_or(false) || rules.force_include_usage;
-    let continuous = at_end && continuous_usage_stats.unwrap_or(false);
+    let at_end = on(include_usage) || rules.force_include_usage;
+    let continuous = at_end && on(continuous_usage_stats);
     Ok(streams.then_some(StreamUsage { at_end, continuous }))
 }
 
@@ -350,7 +393,7 @@ fn stream_interval(fields: &ParameterFields, rules: &Rules<'_>) -> Result<usize,
     let Some(Integer(value)) = fields.stream_interval else {
         return Ok(rules.stream_interval);
     };
-    if fields.stream != Some(true) {
+    if !on(fields.stream) {
         let message = "stream_interval can only be given when stream is true";
         return Err(ApiError::invalid("stream_interval", message));
     }
@@ -366,7 +409,7 @@ fn min_tokens(fields: &ParameterFields) -> Result<u32, ApiError> {
 fn prompt_logprobs(fields: &ParameterFields, rules: &Rules<'_>) -> Result<Option<LogprobCount>, ApiError> {
     match fields.prompt_logprobs {
         // A stream has no place for them.
-        Some(_) if fields.stream == Some(true) => Ok(None),
+        Some(_) if on(fields.stream) => Ok(None),
         Some(count) => check_logprob_count("prompt_logprobs", count, &rules.limits).map(Some),
         None => Ok(None),
     }
@@ -397,15 +440,13 @@ fn penalty(field: &'static str, value: Option<Number>, default: Option<f32>) -> 
     })
 }
 
-/// Narrows to `f32` first: what is checked is what is used.
 fn number(
     field: &'static str,
     value: Number,
     range: &str,
-    holds: impl Fn(f32) -> bool,
+    holds: impl Fn(f64) -> bool,
 ) -> Result<f32, ApiError> {
-    let narrow = value.0 as f32;
-    if holds(narrow) { Ok(narrow) } else { Err(out_of_range(field, range, value.0)) }
+    if holds(value.0) { Ok(value.0 as f32) } else { Err(out_of_range(field, range, value.0)) }
 }
 
 fn integer(field: &'static str, value: i64) -> Result<i32, ApiError> {
@@ -443,8 +484,11 @@ mod tests {
     #[test]
     fn an_empty_request_is_neutral() {
         let parameters = check("{}", &rules()).unwrap();
-        let expected =
-            SamplingParams { eos_token_id: Some(2), stop_token_ids: vec![4, 9], ..SamplingParams::default() };
+        let expected = SamplingParams {
+            eos_token_id: Some(2),
+            stop_token_ids: [4, 9].into(),
+            ..SamplingParams::default()
+        };
         assert_eq!(parameters.sampling, expected);
         assert_eq!((parameters.n, parameters.seed, parameters.stream), (1, None, None));
         assert!(parameters.skip_special_tokens);
@@ -463,10 +507,10 @@ mod tests {
     #[test]
     fn the_ends_of_a_sequence() {
         let body = r#"{"stop_token_ids": [7, 4]}"#;
-        assert_eq!(check(body, &rules()).unwrap().sampling.stop_token_ids, [4, 7, 9]);
+        assert_eq!(check(body, &rules()).unwrap().sampling.stop_token_ids[..], [4, 7, 9]);
         let body = r#"{"stop_token_ids": [7], "ignore_eos": true}"#;
         let sampling = check(body, &rules()).unwrap().sampling;
-        assert_eq!((sampling.eos_token_id, sampling.stop_token_ids), (None, vec![7]));
+        assert_eq!((sampling.eos_token_id, &sampling.stop_token_ids[..]), (None, &[7][..]));
     }
 
     #[test]

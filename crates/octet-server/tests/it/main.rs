@@ -5,9 +5,11 @@
 )]
 
 mod bad_input;
+mod bodies;
 mod chat;
 mod client;
 mod completions;
+mod edges;
 mod executor;
 mod life;
 mod server;

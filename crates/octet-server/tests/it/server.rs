@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use octet_engine::{EngineConfig, EngineHandle};
+use octet_engine::{EngineConfig, EngineHandle, Executor};
 use octet_server::{Model, ServerConfig, ServerError, Service, bind, run};
 use octet_text::{ChatTemplate, Tokenizer};
 use serde_json::json;
@@ -64,6 +64,12 @@ impl TestServer {
     pub(crate) fn with(options: Options) -> Self {
         let admitted = Admitted::default();
         let executor = Scripted::new(options.step_time, Arc::clone(&admitted));
+        let mut server = Self::with_executor(options, executor);
+        server.admitted = admitted;
+        server
+    }
+
+    pub(crate) fn with_executor(options: Options, executor: impl Executor + Send + 'static) -> Self {
         let (engine, engine_thread) = octet_engine::spawn(options.engine, executor).unwrap();
         let socket = bind(&options.server).unwrap();
         let model = model(options.with_template);
@@ -71,7 +77,7 @@ impl TestServer {
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || run(service, socket, |address| ready.send(address).unwrap()));
         let address = is_ready.recv_timeout(Duration::from_secs(20)).unwrap();
-        Self { address, engine, admitted, thread: Some(thread) }
+        Self { address, engine, admitted: Admitted::default(), thread: Some(thread) }
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -7,7 +7,7 @@ use octet_text::{StreamOptions, TextStream, Tokenizer};
 use crate::support::{Choices, Folder, all_kinds, byte_fallback, byte_level};
 
 fn options(skip_special_tokens: bool, stop: &[&str]) -> StreamOptions {
-    let stop = stop.iter().map(|&text| text.to_owned()).collect();
+    let stop = stop.iter().map(|&text| text.to_owned()).collect::<Vec<_>>().into();
     StreamOptions { skip_special_tokens, stop, include_stop_str_in_output: false }
 }
 
