@@ -109,13 +109,20 @@ pub struct Limits {
     pub max_body_bytes: usize,
     /// Most alternatives in `logprobs`, `top_logprobs` and `prompt_logprobs`; `None` sets no bound and allows -1.
     pub max_logprobs: Option<u32>,
-    /// Most sequences of one request: prompts times `n`. More than the engine takes at once could never be served.
+    /// Most sequences of one request: prompts times `n`. A part of the queue only: others may come.
     pub max_sequences: usize,
+    /// Memory of requests, apart from the model: bodies, what preparing them takes, prompts that wait, bytes.
+    pub request_memory_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_body_bytes: 32 << 20, max_logprobs: Some(20), max_sequences: 1024 }
+        Self {
+            max_body_bytes: 32 << 20,
+            max_logprobs: Some(20),
+            max_sequences: 512,
+            request_memory_bytes: 512 << 20,
+        }
     }
 }
 

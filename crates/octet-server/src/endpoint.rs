@@ -1,7 +1,6 @@
 //! The two endpoints that generate: their common path from a request to an answer, and what their answers share.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
@@ -13,23 +12,18 @@ use serde::Serialize;
 
 use crate::error::ApiError;
 use crate::generation::{Generation, GenerationPlan, Output, TokenCounts};
-use crate::json::read_body;
+use crate::intake::{Task, prepare};
 use crate::logprobs::TokenNames;
 use crate::parameters::{Parameters, StreamUsage};
 use crate::request_id::ClientId;
 use crate::sse::{self, ChunkWriter};
-use crate::state::{App, off_thread, unix_seconds};
+use crate::state::{App, unix_seconds};
 use crate::usage::Usage;
 
 /// What the answer of an endpoint looks like, apart from what is generated; made of a request.
 pub(crate) trait Endpoint: Sized + Send + 'static {
     /// Decodes, checks and tokenises a body. May take long: runs off the threads that serve connections.
-    fn prepare(
-        app: &App,
-        body: &str,
-        client: &ClientId,
-        arrived: Instant,
-    ) -> Result<(GenerationPlan, Self), ApiError>;
+    fn prepare(app: &App, task: &Task, client: &ClientId) -> Result<(GenerationPlan, Self), ApiError>;
 
     /// What the endpoints share of it.
     fn common(&self) -> &CommonShape;
@@ -46,12 +40,10 @@ pub(crate) async fn generate<E: Endpoint>(
     State(app): State<Arc<App>>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
     let client = ClientId::from_headers(request.headers());
-    let body = read_body(request, app.config.limits.max_body_bytes).await?;
-    let preparing = Arc::clone(&app);
-    let (plan, shape) = off_thread(move || E::prepare(&preparing, &body, &client, arrived)).await?;
-    let mut generation = Generation::start(&app, plan)?;
+    let work = move |app: &App, task: &Task| E::prepare(app, task, &client);
+    let ((plan, shape), lease) = prepare(&app, request, work).await?;
+    let mut generation = Generation::start(&app, plan, lease)?;
     if shape.common().stream.is_some() {
         return Ok(sse::stream(generation, shape.chunks()));
     }

@@ -29,6 +29,18 @@ pub(crate) enum ApiError {
     /// Longer than allowed.
     #[error("the request body is larger than the limit of {limit} bytes")]
     BodyTooLarge { limit: usize },
+    /// More memory than one request may ever take.
+    #[error(
+        "the request would take up to {bytes} bytes of memory, and one request may take {limit} (--request-memory-bytes); \
+         send less text, fewer messages, parts or token ids, or ask for fewer prompt_logprobs"
+    )]
+    TooCostly { bytes: usize, limit: usize },
+    /// The memory of requests is in use.
+    #[error("the server has as many requests in memory as it may (--request-memory-bytes); try again")]
+    Busy,
+    /// Nobody waits for the answer any more.
+    #[error("the client went away")]
+    Abandoned,
     /// The body broke off.
     #[error("the request body could not be read: {message}")]
     BodyUnreadable { message: String },
@@ -140,7 +152,9 @@ impl ApiError {
             Self::NoRoute { .. } => Face::new(StatusCode::NOT_FOUND, "Not Found"),
             Self::WrongMethod { .. } => Face::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
             Self::Unauthorized => Face::new(StatusCode::UNAUTHORIZED, "Unauthorized"),
-            Self::BodyTooLarge { .. } => Face::new(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large"),
+            Self::BodyTooLarge { .. } | Self::TooCostly { .. } => {
+                Face::new(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large")
+            }
             Self::ContentType { .. }
             | Self::BodyUnreadable { .. }
             | Self::BodyNotUtf8 { .. }
@@ -163,6 +177,8 @@ impl ApiError {
                 SubmitError::QueueFull { .. } | SubmitError::ShareTaken { .. } | SubmitError::Stalled,
             )
             | Self::Fault(RequestFault::DeviceStalled)
+            | Self::Busy
+            | Self::Abandoned
             | Self::ShuttingDown => Face::unavailable(),
             Self::Text(_)
             | Self::Submit(SubmitError::Stopped | SubmitError::DuplicateId { .. })
@@ -363,6 +379,8 @@ mod tests {
             (ApiError::Fault(RequestFault::Output(text())), row(500, "InternalServerError", None)),
             (ApiError::Fault(RequestFault::EngineStopped), row(500, "InternalServerError", None)),
             (ApiError::Fault(RequestFault::DeviceStalled), row(503, "ServiceUnavailableError", None)),
+            (ApiError::TooCostly { bytes: 9, limit: 8 }, row(413, "Payload Too Large", None)),
+            (ApiError::Busy, row(503, "ServiceUnavailableError", None)),
             (ApiError::ShuttingDown, row(503, "ServiceUnavailableError", None)),
             (ApiError::internal("x"), row(500, "InternalServerError", None)),
         ];

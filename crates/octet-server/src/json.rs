@@ -10,22 +10,34 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 
 use crate::error::ApiError;
-use crate::outline::last_of_each;
+use crate::intake::Lease;
 
-/// Reads the whole body as text.
-pub(crate) async fn read_body(request: Request<Body>, max_body_bytes: usize) -> Result<String, ApiError> {
+/// Reads the whole body as text. `lease` stands for its memory as it grows.
+pub(crate) async fn read_body(
+    request: Request<Body>,
+    max_body_bytes: usize,
+    lease: &mut Lease,
+) -> Result<String, ApiError> {
     let (head, body) = request.into_parts();
     check_content_type(&head.headers)?;
     let declared = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if declared.and_then(|value| value.parse::<usize>().ok()).is_some_and(|length| length > max_body_bytes) {
+    let declared = declared.and_then(|value| value.parse::<usize>().ok()).unwrap_or(max_body_bytes);
+    if declared > max_body_bytes && head.headers.contains_key(header::CONTENT_LENGTH) {
         return Err(ApiError::BodyTooLarge { limit: max_body_bytes });
     }
-    let mut bytes = Vec::new();
+    let mut bytes: Vec<u8> = Vec::new();
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| ApiError::BodyUnreadable { message: error.to_string() })?;
         if bytes.len() + chunk.len() > max_body_bytes {
             return Err(ApiError::BodyTooLarge { limit: max_body_bytes });
+        }
+        let needed = bytes.len() + chunk.len();
+        if needed > bytes.capacity() {
+            // What was declared is not taken before it comes: a promise of 32 MB must cost nothing.
+            let capacity = needed.max((2 * bytes.capacity()).min(declared));
+            lease.resize(capacity)?;
+            bytes.reserve_exact(capacity - bytes.len());
         }
         bytes.extend_from_slice(&chunk);
     }
@@ -34,7 +46,6 @@ pub(crate) async fn read_body(request: Request<Body>, max_body_bytes: usize) -> 
         bytes.drain(.."\u{feff}".len());
     }
     String::from_utf8(bytes)
-        .map(last_of_each)
         .map_err(|error| ApiError::BodyNotUtf8 { valid_up_to: error.utf8_error().valid_up_to() })
 }
 

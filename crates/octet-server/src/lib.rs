@@ -6,7 +6,8 @@
 //!
 //! The life of a request: `routes` shows every path on one screen, `endpoint` the way through those that generate. Each
 //! of them is a folder: its fields as they travel (`types`), checked once (`validate`), turned into a plan for the
-//! engine (`convert`, which tokenises, off the threads that serve connections), and answered (`response`). The fields
+//! engine (`convert`, which tokenises, off the threads that serve connections), and answered (`response`). `intake`
+//! bounds what that costs, and sees to it that clients take turns. The fields
 //! that completions and chat share are in `parameters`. `generation` runs a plan: one engine request for each sequence, whose events come through a channel;
 //! the engine's thread only pushes. Events become text and are gathered, or streamed by `sse`. When the client goes
 //! away the generation is dropped and gives its sequences up.
@@ -23,6 +24,7 @@ mod endpoint;
 mod error;
 mod generation;
 mod health;
+mod intake;
 mod json;
 mod listen;
 mod logprobs;

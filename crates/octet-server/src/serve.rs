@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::config::ServerConfig;
 use crate::error::ServerError;
+use crate::intake::PREPARING_THREADS;
 use crate::listen::BoundSocket;
 use crate::model::Model;
 use crate::routes::router;
@@ -20,9 +21,6 @@ use crate::state::App;
 
 /// Threads that serve connections. They parse and frame; the engine has its own, and needs the cores more.
 const CONNECTION_THREADS: usize = 2;
-
-/// Threads that render templates and tokenise. More would only take cores from the engine; requests wait for a free one.
-const PREPARING_THREADS: usize = 4;
 
 /// How long `/health` says that the engine died before the process ends.
 const FAULT_LINGER: Duration = Duration::from_secs(2);

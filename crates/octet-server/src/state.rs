@@ -1,5 +1,6 @@
 //! What all handlers share.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,10 +10,11 @@ use octet_engine::EngineHandle;
 use crate::auth::ApiKeys;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
+use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::outline::IgnoredFields;
-use crate::parameters::{Rules, SeedSource};
+use crate::parameters::{Rules, SeedSource, Truncation, TruncationSide};
 
 /// The server's state: made once by [`crate::serve`], shared by all handlers. Only the metrics, the seeds and the two
 /// atomics change.
@@ -22,6 +24,7 @@ pub(crate) struct App {
     pub(crate) engine: EngineHandle,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) keys: ApiKeys,
+    pub(crate) intake: Intake,
     pub(crate) seeds: SeedSource,
     /// Fields of requests that were ignored.
     pub(crate) ignored: IgnoredFields,
@@ -44,12 +47,14 @@ impl App {
         let metrics = Arc::new(Metrics::new(&config, &model, engine.clone()));
         let keys = ApiKeys::new(&config.api_keys.0);
         let seeds = SeedSource::new(config.seed);
+        let intake = Intake::new(&config.limits);
         Self {
             config,
             model,
             engine,
             metrics,
             keys,
+            intake,
             seeds,
             ignored: IgnoredFields::default(),
             load: AtomicI64::new(0),
@@ -78,6 +83,7 @@ impl App {
             stream_interval: self.config.responses.stream_interval,
             logprobs_mode: self.config.logprobs_mode,
             vocabulary_size: self.model.vocabulary_size,
+            max_model_len: self.model.max_model_len,
             eos_token_id: self.model.eos_token_id,
             stop_token_ids: &self.model.stop_token_ids,
         }
@@ -94,27 +100,33 @@ impl App {
         }
     }
 
-    /// Refuses text that cannot fit before any work is done on it.
-    pub(crate) fn check_text_size(&self, text: &str) -> Result<(), ApiError> {
+    /// The part of a prompt's text that can count: so many tokens as the model reads hold no more bytes. Without leave to
+    /// cut, a text that is longer is refused before any work is done on it; so does vLLM.
+    pub(crate) fn within_reach<'t>(
+        &self,
+        text: &'t str,
+        truncation: Option<Truncation>,
+    ) -> Result<Cow<'t, str>, ApiError> {
         let max_model_len = self.model.max_model_len;
-        if text.len() > max_model_len.saturating_mul(self.longest_token_bytes.max(1)) {
-            return Err(ApiError::PromptTextTooLong { max_model_len, bytes: text.len() });
+        let longest = max_model_len.saturating_mul(self.longest_token_bytes.max(1));
+        if text.len() <= longest {
+            return Ok(Cow::Borrowed(text));
         }
-        Ok(())
+        match truncation.map(|truncation| truncation.side) {
+            None => Err(ApiError::PromptTextTooLong { max_model_len, bytes: text.len() }),
+            Some(TruncationSide::Right) => Ok(Cow::Borrowed(&text[..text.floor_char_boundary(longest)])),
+            Some(TruncationSide::Left) => {
+                let end = &text[text.ceil_char_boundary(text.len() - longest)..];
+                // A template writes the beginning of sequence itself, and it stays.
+                let bos = self.model.tokenizer.bos().map(|bos| bos.text.as_str());
+                let kept = bos.filter(|bos| !bos.is_empty() && text.starts_with(bos));
+                Ok(kept.map_or(Cow::Borrowed(end), |bos| Cow::Owned([bos, end].concat())))
+            }
+        }
     }
 }
 
 /// Seconds since 1970, for `created`.
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
-}
-
-/// Runs work that may take long (tokenising, rendering) off the threads that serve connections.
-pub(crate) async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(_) => Err(ApiError::internal("preparing the prompt failed")),
-    }
 }

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::chat::{Conversation, ConversationFields};
 use crate::error::ApiError;
-use crate::json::{Flag, Integer, decode, read_body};
-use crate::state::{App, off_thread};
+use crate::intake::{Task, prepare};
+use crate::json::{Flag, Integer, decode};
+use crate::state::App;
 
 /// A prompt or a conversation; the latter's fields are [`ConversationFields`].
 #[derive(Debug, Default, Deserialize)]
@@ -50,13 +51,12 @@ pub(crate) async fn tokenize(
     State(app): State<Arc<App>>,
     request: Request<Body>,
 ) -> Result<Json<TokenizeResponse>, ApiError> {
-    let body = read_body(request, app.config.limits.max_body_bytes).await?;
-    off_thread(move || tokenize_body(&app, &body)).await.map(Json)
+    prepare(&app, request, tokenize_body).await.map(|(response, _)| Json(response))
 }
 
-fn tokenize_body(app: &App, body: &str) -> Result<TokenizeResponse, ApiError> {
-    let fields: TokenizeFields = decode(body)?;
-    let conversation: ConversationFields = decode(body)?;
+fn tokenize_body(app: &App, task: &Task) -> Result<TokenizeResponse, ApiError> {
+    let fields: TokenizeFields = decode(task.body())?;
+    let conversation: ConversationFields = decode(task.body())?;
     app.check_model(fields.model.as_deref())?;
     // A template writes the special tokens itself; a plain prompt gets them from the tokenizer.
     let (text, special_by_default) = match (fields.prompt, conversation.messages.is_some()) {
@@ -64,6 +64,9 @@ fn tokenize_body(app: &App, body: &str) -> Result<TokenizeResponse, ApiError> {
         (None, true) => (Conversation::new(app, conversation)?.render()?, false),
         _ => return Err(ApiError::invalid("prompt", "send either prompt or messages")),
     };
+    // A text that the model could not read is not worth a thread's time either.
+    let text = app.within_reach(&text, None)?;
+    task.check()?;
     let tokenizer = &app.model.tokenizer;
     let tokens =
         tokenizer.encode(&text, fields.add_special_tokens.map_or(special_by_default, |flag| flag.0))?;
@@ -78,16 +81,16 @@ pub(crate) async fn detokenize(
     State(app): State<Arc<App>>,
     request: Request<Body>,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
-    let body = read_body(request, app.config.limits.max_body_bytes).await?;
-    off_thread(move || detokenize_body(&app, &body)).await.map(Json)
+    prepare(&app, request, detokenize_body).await.map(|(response, _)| Json(response))
 }
 
-fn detokenize_body(app: &App, body: &str) -> Result<DetokenizeResponse, ApiError> {
-    let fields: DetokenizeFields = decode(body)?;
+fn detokenize_body(app: &App, task: &Task) -> Result<DetokenizeResponse, ApiError> {
+    let fields: DetokenizeFields = decode(task.body())?;
     app.check_model(fields.model.as_deref())?;
     let tokens = fields
         .tokens
         .ok_or_else(|| ApiError::invalid("tokens", "tokens is missing: an array of token ids"))?;
+    task.check()?;
     let size = app.model.tokenizer.vocabulary_size();
     let check = |id: &Integer| {
         u32::try_from(id.0).ok().filter(|id| (*id as usize) < size).ok_or_else(|| {

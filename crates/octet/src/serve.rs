@@ -123,7 +123,9 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
         limits: Limits {
             max_body_bytes: arguments.max_body_bytes,
             max_logprobs,
-            max_sequences: arguments.max_queued_requests,
+            // One request must leave places to others.
+            max_sequences: (arguments.max_queued_requests / 2).max(1),
+            request_memory_bytes: arguments.request_memory_bytes,
         },
         responses: ResponseConfig {
             return_tokens_as_token_ids: arguments.return_tokens_as_token_ids,

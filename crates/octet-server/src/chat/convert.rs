@@ -2,7 +2,6 @@
 //! serve connections.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde::Serialize;
 
@@ -13,6 +12,7 @@ use super::validate::{ChatOptions, validate};
 use crate::endpoint::{CommonShape, Endpoint};
 use crate::error::ApiError;
 use crate::generation::{GenerationPlan, Output, SequencePlan};
+use crate::intake::Task;
 use crate::json::decode;
 use crate::outline::fields_of;
 use crate::parameters::{self, LogprobWishes, OutputRules, ParameterFields, Parameters};
@@ -31,12 +31,8 @@ pub(crate) struct ChatShape {
 }
 
 impl Endpoint for ChatShape {
-    fn prepare(
-        app: &App,
-        body: &str,
-        client: &ClientId,
-        arrived: Instant,
-    ) -> Result<(GenerationPlan, Self), ApiError> {
+    fn prepare(app: &App, task: &Task, client: &ClientId) -> Result<(GenerationPlan, Self), ApiError> {
+        let body = task.body();
         let fields: ChatFields = decode(body)?;
         let conversation: ConversationFields = decode(body)?;
         let shared: ParameterFields = decode(body)?;
@@ -48,13 +44,13 @@ impl Endpoint for ChatShape {
         let parameters = parameters::validate(&shared, &rules)?;
         let conversation = Conversation::new(app, conversation)?;
         let options = validate(&fields, conversation.has_tools(), &rules)?;
-        let prompt = prompt(app, &conversation, &options, &parameters)?;
+        let prompt = prompt(app, task, (&conversation, &options, &parameters))?;
         let sequences = sequences(app, &options, &parameters, &prompt)?;
         let role = conversation.answering_role(&app.config.responses.chat_role).to_owned();
         let echo = options.echo.then(|| conversation.last_text_of(&role)).flatten();
         let common = CommonShape::new(app, client, "chatcmpl", &parameters, options.logprobs);
         let shape = Self { common, role, prompt, echo };
-        Ok((GenerationPlan::new(sequences, parameters, arrived), shape))
+        Ok((GenerationPlan::new(sequences, parameters, task.arrived), shape))
     }
 
     fn common(&self) -> &CommonShape {
@@ -82,15 +78,14 @@ fn output_rules(app: &App, options: &ChatOptions) -> OutputRules {
 
 fn prompt(
     app: &App,
-    conversation: &Conversation,
-    options: &ChatOptions,
-    parameters: &Parameters,
+    task: &Task,
+    (conversation, options, parameters): (&Conversation, &ChatOptions, &Parameters),
 ) -> Result<Arc<[u32]>, ApiError> {
     let tokenizer = &app.model.tokenizer;
+    task.check()?;
     let text = conversation.render()?;
-    if parameters.truncation.is_none() {
-        app.check_text_size(&text)?;
-    }
+    task.check()?;
+    let text = app.within_reach(&text, parameters.truncation)?;
     // Templates write the special tokens themselves.
     let mut tokens = tokenizer.encode(&text, parameters.add_special_tokens.unwrap_or(false))?;
     let bos = tokenizer.bos().map(|token| token.id);

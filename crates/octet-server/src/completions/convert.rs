@@ -1,8 +1,8 @@
 //! From checked options to a plan for the engine and the shape of the answer. Tokenises: runs off the threads that
 //! serve connections.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
 
 use octet_sample::LogprobCount;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::validate::{CompletionOptions, Prompts, validate};
 use crate::endpoint::{CommonShape, Endpoint};
 use crate::error::ApiError;
 use crate::generation::{GenerationPlan, Output, SequencePlan};
+use crate::intake::Task;
 use crate::json::decode;
 use crate::outline::fields_of;
 use crate::parameters::{self, LogprobWishes, OutputRules, ParameterFields, Parameters};
@@ -39,24 +40,20 @@ pub(super) struct PromptShape {
 }
 
 impl Endpoint for CompletionShape {
-    fn prepare(
-        app: &App,
-        body: &str,
-        client: &ClientId,
-        arrived: Instant,
-    ) -> Result<(GenerationPlan, Self), ApiError> {
+    fn prepare(app: &App, task: &Task, client: &ClientId) -> Result<(GenerationPlan, Self), ApiError> {
+        let body = task.body();
         let fields: CompletionFields = decode(body)?;
         let shared: ParameterFields = decode(body)?;
         app.check_model(shared.model.as_deref())?;
         app.ignored.notice(body, &[fields_of::<CompletionFields>(), fields_of::<ParameterFields>()]);
         let rules = app.rules();
         let parameters = parameters::validate(&shared, &rules)?;
-        let options = validate(fields, &rules)?;
-        let prompts = prompts(app, &options, &parameters)?;
+        let options = validate(fields, &rules, parameters.truncation)?;
+        let prompts = prompts(app, task, &options, &parameters)?;
         let sequences = sequences(app, &options, &parameters, &prompts)?;
         let common = CommonShape::new(app, client, "cmpl", &parameters, options.logprobs);
         let shape = Self { common, prompts, echo: options.echo };
-        Ok((GenerationPlan::new(sequences, parameters, arrived), shape))
+        Ok((GenerationPlan::new(sequences, parameters, task.arrived), shape))
     }
 
     fn common(&self) -> &CommonShape {
@@ -84,6 +81,7 @@ fn output_rules(app: &App, options: &CompletionOptions) -> OutputRules {
 /// Tokenises and truncates.
 fn prompts(
     app: &App,
+    task: &Task,
     options: &CompletionOptions,
     parameters: &Parameters,
 ) -> Result<Vec<PromptShape>, ApiError> {
@@ -116,14 +114,17 @@ fn prompts(
     match &options.prompts {
         Prompts::Tokens(prompts) => prompts.iter().map(|tokens| finish(tokens.clone(), None)).collect(),
         Prompts::Texts(texts) => {
-            let encode = |text: &String| {
-                if parameters.truncation.is_none() {
-                    app.check_text_size(text)?;
-                }
-                let tokens = tokenizer.encode(text, parameters.add_special_tokens.unwrap_or(true))?;
-                finish(tokens, Some(text))
+            // All sizes first: what is refused for one of them costs nothing for the others.
+            let reachable = texts
+                .iter()
+                .map(|text| app.within_reach(text, parameters.truncation))
+                .collect::<Result<Vec<_>, _>>()?;
+            let encode = |(text, reachable): (&String, Cow<'_, str>)| {
+                task.check()?;
+                let tokens = tokenizer.encode(&reachable, parameters.add_special_tokens.unwrap_or(true))?;
+                finish(tokens, (reachable.len() == text.len()).then_some(text))
             };
-            texts.iter().map(encode).collect()
+            texts.iter().zip(reachable).map(encode).collect()
         }
     }
 }

@@ -5,7 +5,7 @@ use octet_sample::LogprobCount;
 use super::types::{CompletionFields, Prompt};
 use crate::error::ApiError;
 use crate::json::Integer;
-use crate::parameters::{Rules, check_logprob_count};
+use crate::parameters::{Rules, Truncation, check_logprob_count};
 
 /// What the endpoint's own fields mean.
 #[derive(Debug)]
@@ -26,7 +26,11 @@ pub(crate) enum Prompts {
 }
 
 /// Checks the endpoint's own fields.
-pub(crate) fn validate(fields: CompletionFields, rules: &Rules<'_>) -> Result<CompletionOptions, ApiError> {
+pub(crate) fn validate(
+    fields: CompletionFields,
+    rules: &Rules<'_>,
+    truncation: Option<Truncation>,
+) -> Result<CompletionOptions, ApiError> {
     if fields.prompt_embeds.is_some_and(|embeds| !embeds.is_null()) {
         let remedy = "send the prompt as text or as token ids";
         return Err(ApiError::Unsupported { field: "prompt_embeds", remedy });
@@ -51,10 +55,14 @@ pub(crate) fn validate(fields: CompletionFields, rules: &Rules<'_>) -> Result<Co
     };
     let logprobs =
         fields.logprobs.map(|count| check_logprob_count("logprobs", count, &rules.limits)).transpose()?;
-    Ok(CompletionOptions { prompts: prompts(fields.prompt, rules)?, max_tokens, logprobs, echo })
+    Ok(CompletionOptions { prompts: prompts(fields.prompt, rules, truncation)?, max_tokens, logprobs, echo })
 }
 
-fn prompts(prompt: Option<Prompt>, rules: &Rules<'_>) -> Result<Prompts, ApiError> {
+fn prompts(
+    prompt: Option<Prompt>,
+    rules: &Rules<'_>,
+    truncation: Option<Truncation>,
+) -> Result<Prompts, ApiError> {
     let refuse = |message: &str| Err(ApiError::invalid("prompt", message));
     match prompt {
         None => refuse("prompt is missing: a string, or an array of strings or token ids"),
@@ -66,6 +74,11 @@ fn prompts(prompt: Option<Prompt>, rules: &Rules<'_>) -> Result<Prompts, ApiErro
             refuse("prompt must not be empty: each array of token ids needs at least one")
         }
         Some(Prompt::Tokens(prompts)) => {
+            let max_model_len = rules.max_model_len;
+            let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+            if longest >= max_model_len && truncation.is_none() {
+                return Err(ApiError::PromptTooLong { max_model_len, prompt_tokens: longest });
+            }
             let check = |ids: &Vec<Integer>| ids.iter().map(|id| token(*id, rules)).collect();
             prompts.iter().map(check).collect::<Result<_, _>>().map(Prompts::Tokens)
         }

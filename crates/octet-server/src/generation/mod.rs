@@ -12,12 +12,13 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use octet_engine::{FinishReason, GroupId, Request, RequestFault, SubmitError};
-use octet_sample::{PositionLogprobs, SampledToken, SamplingParams};
+use octet_sample::{LogprobCount, PositionLogprobs, SampledToken, SamplingParams};
 use octet_text::StreamOptions;
 use serde::Serialize;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::error::ApiError;
+use crate::intake::Lease;
 use crate::parameters::Parameters;
 use crate::state::App;
 use sequence::Sequence;
@@ -55,6 +56,39 @@ impl GenerationPlan {
             cache_salt: parameters.cache_salt.map(Into::into),
             arrived,
         }
+    }
+}
+
+/// What a sequence keeps beside its prompt and what it writes: its accounts here and in the engine.
+const SEQUENCE_BYTES: usize = 4 << 10;
+
+/// What an alternative of a prompt's token takes when the answer is written as JSON.
+const PROMPT_LOGPROB_BYTES: usize = 512;
+
+impl GenerationPlan {
+    /// The most memory that is kept until the end, but for what is generated, which grows no faster than the model writes.
+    fn kept_bytes(&self, vocabulary_size: usize) -> usize {
+        let prompt = |(index, plan): (usize, &SequencePlan)| {
+            // The sequences of a prompt share it until they run.
+            let ids = if index % self.n == 0 { 2 } else { 1 } * size_of_val(&*plan.prompt);
+            let entries = plan.sampling.prompt_logprobs.map_or(0, |count| match count {
+                LogprobCount::Top(count) => count as usize + 1,
+                LogprobCount::All => vocabulary_size,
+            });
+            let logprobs = plan.prompt.len().saturating_mul(entries).saturating_mul(PROMPT_LOGPROB_BYTES);
+            logprobs.saturating_add(ids + SEQUENCE_BYTES)
+        };
+        self.sequences.iter().enumerate().map(prompt).fold(0, usize::saturating_add)
+    }
+
+    /// Refuses more sequences at once than half of the places that are free. A single sequence may have the last place;
+    /// whoever asks for many must leave some to others.
+    fn check_share(&self, app: &App) -> Result<(), ApiError> {
+        let limit = app.engine.config().max_queued;
+        let stats = app.engine.stats();
+        let free = limit.saturating_sub(stats.running + stats.waiting);
+        let count = self.sequences.len();
+        if count > 1 && count > free / 2 { Err(SubmitError::QueueFull { limit }.into()) } else { Ok(()) }
     }
 }
 
@@ -128,17 +162,27 @@ pub(crate) struct Generation {
     n: usize,
     /// Sequences that have not ended.
     live: usize,
+    /// Stands for the memory that is kept until the end.
+    _lease: Lease,
 }
 
 impl Generation {
-    /// Hands all sequences to the engine.
-    pub(crate) fn start(app: &Arc<App>, plan: GenerationPlan) -> Result<Self, ApiError> {
+    /// Hands all sequences to the engine. `lease` stood for the request's body, and stands from here on for what is kept.
+    pub(crate) fn start(app: &Arc<App>, plan: GenerationPlan, mut lease: Lease) -> Result<Self, ApiError> {
+        plan.check_share(app)?;
+        lease.resize(plan.kept_bytes(app.model.vocabulary_size))?;
         let (sender, events) = mpsc::unbounded_channel();
         let GenerationPlan { sequences, n, text, stream_interval, priority, cache_salt, arrived } = plan;
         let count = sequences.len();
         app.load.fetch_add(1, Ordering::Relaxed);
-        let mut generation =
-            Self { app: Arc::clone(app), events, sequences: Vec::with_capacity(count), n, live: 0 };
+        let mut generation = Self {
+            app: Arc::clone(app),
+            events,
+            sequences: Vec::with_capacity(count),
+            n,
+            live: 0,
+            _lease: lease,
+        };
         let mut group = None;
         for (index, plan) in sequences.into_iter().enumerate() {
             let id = app.engine.next_request_id();

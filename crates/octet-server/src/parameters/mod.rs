@@ -8,5 +8,5 @@ mod validate;
 pub(crate) use convert::{
     LogprobWishes, OutputRules, SeedSource, check_min_tokens, encode_bad_words, sequence_sampling, truncate,
 };
-pub(crate) use types::ParameterFields;
-pub(crate) use validate::{Parameters, Rules, StreamUsage, check_logprob_count, validate};
+pub(crate) use types::{ParameterFields, TruncationSide};
+pub(crate) use validate::{Parameters, Rules, StreamUsage, Truncation, check_logprob_count, validate};

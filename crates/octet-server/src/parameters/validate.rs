@@ -45,6 +45,7 @@ pub(crate) struct Rules<'a> {
     pub(crate) stream_interval: usize,
     pub(crate) logprobs_mode: LogprobsMode,
     pub(crate) vocabulary_size: usize,
+    pub(crate) max_model_len: usize,
     pub(crate) eos_token_id: Option<u32>,
     pub(crate) stop_token_ids: &'a [u32],
 }
@@ -472,6 +473,7 @@ mod tests {
             stream_interval: 1,
             logprobs_mode: LogprobsMode::RawLogprobs,
             vocabulary_size: 100,
+            max_model_len: 512,
             eos_token_id: Some(2),
             stop_token_ids: &[9, 4],
         }

@@ -39,7 +39,7 @@ fn values_out_of_range_name_field_value_and_range() {
         (json!({ "repetition_penalty": 1e300 }), "repetition_penalty", "between 0.00001 and 100000"),
         (json!({ "presence_penalty": 2.1 }), "presence_penalty", "between -2 and 2, got 2.1"),
         (json!({ "frequency_penalty": -3 }), "frequency_penalty", "got -3"),
-        (json!({ "n": 0 }), "n", "between 1 and 1024, got 0"),
+        (json!({ "n": 0 }), "n", "between 1 and 512, got 0"),
         (json!({ "n": 100_000 }), "n", "got 100000"),
         (json!({ "n": 2, "temperature": 0 }), "n", "n must be 1 when temperature is 0"),
         (json!({ "best_of": 1, "n": 2 }), "best_of", "at least n (2)"),
@@ -94,7 +94,7 @@ fn fields_of_one_endpoint() {
         (json!({ "prompt": null }), "prompt", "prompt is missing"),
         (json!({ "prompt": [-1] }), "prompt", "token id -1; ids of this model go from 0 to 258"),
         (json!({ "prompt": [259] }), "prompt", "token id 259"),
-        (json!({ "prompt": ["a", "b"], "n": 1000 }), "prompt", "2000 sequences"),
+        (json!({ "prompt": ["a", "b"], "n": 500 }), "prompt", "1000 sequences"),
         (json!({ "suffix": "x" }), "suffix", "not supported"),
         (json!({ "prompt_embeds": "AAAA" }), "prompt_embeds", "not supported"),
     ];

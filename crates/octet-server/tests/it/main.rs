@@ -11,6 +11,7 @@ mod client;
 mod completions;
 mod edges;
 mod executor;
+mod fairness;
 mod life;
 mod server;
 mod small;

@@ -69,7 +69,7 @@ impl TestServer {
         server
     }
 
-    pub(crate) fn with_executor(options: Options, executor: impl Executor + Send + 'static) -> Self {
+    pub(crate) fn with_executor(options: Options, executor: impl Executor + 'static) -> Self {
         let (engine, engine_thread) = octet_engine::spawn(options.engine, executor).unwrap();
         let socket = bind(&options.server).unwrap();
         let model = model(options.with_template);

@@ -51,6 +51,10 @@ pub(crate) struct ServeArgs {
     /// Largest request body.
     #[arg(long, default_value = "32M", value_parser = parse_bytes, value_name = "BYTES", help_heading = "Server")]
     pub(crate) max_body_bytes: usize,
+    /// Memory of requests, apart from the model: bodies, what preparing them takes, prompts in the queue. What could
+    /// never fit is answered 413, what does not fit now 503.
+    #[arg(long, default_value = "512M", value_parser = parse_bytes, value_name = "BYTES", help_heading = "Server")]
+    pub(crate) request_memory_bytes: usize,
     /// Requests that may run or wait; more are answered 503 with Retry-After.
     #[arg(long, default_value = "1024", value_parser = parse_count, value_name = "COUNT", help_heading = "Server")]
     pub(crate) max_queued_requests: usize,
