@@ -352,6 +352,16 @@ mod tests {
                 ApiError::UnknownModel { requested: text(), served: text() },
                 row(404, "NotFoundError", Some("model")),
             ),
+        ];
+        for (error, expected) in table {
+            assert_eq!(shown(&error), expected, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn errors_of_the_engine_and_of_what_is_left_of_the_server_have_theirs() {
+        let text = || "x".to_owned();
+        let table = [
             (
                 ApiError::Submit(SubmitError::QueueFull { limit: 1 }),
                 row(503, "ServiceUnavailableError", None),

@@ -129,6 +129,9 @@ mod tests {
         let parts = format!("[{}\"\"]", "\"\",".repeat(1_000_000));
         let text = "x".repeat(parts.len());
         assert!(cost(&parts) > 3 * cost(&text));
-        assert!(cost(&"x".repeat(3 << 20)) < Limits::default().request_memory_bytes / 2, "a long prompt fits");
+        assert!(
+            cost(&"x".repeat(3 << 20)) < Limits::default().request_memory_bytes / 2,
+            "a long prompt fits"
+        );
     }
 }
