@@ -1,6 +1,9 @@
 //! A model's tokenizer.
 
+use std::panic;
 use std::path::Path;
+
+use serde::de::IgnoredAny;
 
 use crate::TextError;
 use crate::files::{self, DEFAULT_TEMPLATE, NamedTemplate, TokenizerConfig};
@@ -48,6 +51,14 @@ impl Framing {
     }
 }
 
+/// Parses `tokenizer.json`. The library panics where the text is no JSON, and at some values of its own types.
+fn parse(bytes: Vec<u8>) -> Result<tokenizers::Tokenizer, String> {
+    serde_json::from_slice::<IgnoredAny>(&bytes).map_err(|error| error.to_string())?;
+    let parsed = panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
+    let parsed = parsed.map_err(|_| "the tokenizers library fails on its content".to_owned())?;
+    parsed.map_err(|error| error.to_string())
+}
+
 impl Tokenizer {
     /// Reads `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and the chat templates of a folder.
     /// All but the first may be missing.
@@ -66,8 +77,7 @@ impl Tokenizer {
             }
             Err(source) => return Err(TextError::Read { path, source }),
         };
-        let inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|error| TextError::Invalid { path, message: error.to_string() })?;
+        let inner = parse(bytes).map_err(|message| TextError::Invalid { path, message })?;
         let (config, templates) = files::read(folder)?;
         Self::new(inner, config, templates)
     }

@@ -102,6 +102,17 @@ fn missing_files_are_named_with_a_remedy() {
 fn damaged_files_are_named() {
     let damaged = Folder::new().with("tokenizer.json", "{\"version\": ");
     assert!(matches!(error(&damaged), TextError::Invalid { path, .. } if path.ends_with("tokenizer.json")));
+    // Cut off within the decoder, and a table of characters that is none: the library panics at both.
+    let whole = byte_level().to_string();
+    let cut = &whole[..whole.find("\"decoder\"").unwrap() + 20];
+    let mut no_table = byte_level();
+    no_table["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": 1});
+    for damaged in [cut, &no_table.to_string()] {
+        let damaged = Folder::new().with("tokenizer.json", damaged);
+        assert!(
+            matches!(error(&damaged), TextError::Invalid { path, .. } if path.ends_with("tokenizer.json"))
+        );
+    }
     let damaged = folder().with("tokenizer_config.json", "{\"bos_token\": 7}");
     assert!(
         matches!(error(&damaged), TextError::Invalid { path, .. } if path.ends_with("tokenizer_config.json"))
