@@ -25,16 +25,24 @@ pub enum ModelError {
         folder: PathBuf,
         /// The file name or names that would do.
         wanted: &'static str,
-        /// What to do.
-        hint: &'static str,
+        /// What was found instead, and what to do.
+        hint: String,
     },
     /// Weights were to be read for a model that is a config alone.
-    #[error(
-        "{file} is a config without weights, so --load-format safetensors finds none; leave the flag out for random weights, or name a checkpoint's folder"
-    )]
+    #[error("{file} is a config without weights; {remedy}, or take random weights with --load-format dummy")]
     NoWeights {
         /// The config's file, or the name of the shape.
         file: String,
+        /// What to name instead.
+        remedy: String,
+    },
+    /// A word that names no model.
+    #[error("{found} names no model; give {expected}")]
+    UnknownModel {
+        /// The word.
+        found: String,
+        /// What would do.
+        expected: String,
     },
     /// A file is not JSON.
     #[error("{} is not valid JSON: {source}", path.display())]
@@ -75,10 +83,24 @@ pub enum ModelError {
         problem: String,
     },
     /// Tensors that the config implies are not in the checkpoint.
-    #[error("the checkpoint lacks {count} tensors that its config implies: {first}")]
+    #[error("the checkpoint lacks {count} tensors that its config implies: {first}{instead}")]
     MissingTensors {
         /// How many.
         count: usize,
+        /// The first few names.
+        first: String,
+        /// What lies there instead, and what that means.
+        instead: String,
+    },
+    /// The checkpoint holds tensors that change what its layers compute, but not in this architecture.
+    #[error(
+        "the checkpoint holds {count} tensors that {architecture} does not use, in layers that it computes: {first}; results would be wrong, the checkpoint is of another architecture than its config says"
+    )]
+    UnreadTensors {
+        /// How many.
+        count: usize,
+        /// As the config names it.
+        architecture: String,
         /// The first few names.
         first: String,
     },

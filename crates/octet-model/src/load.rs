@@ -8,16 +8,17 @@ use std::thread;
 use octet_backend::{Backend, DataType, KvCacheSpec, KvScale};
 use octet_float8::Float8Format;
 
-use crate::checkpoint::{Checkpoint, data_type, first_of, hub};
+use crate::checkpoint::{Checkpoint, Contents, data_type, first_of, hub};
 use crate::config::{ConfigOverrides, ModelConfig, RopeScaling};
 use crate::decoder::Decoder;
 use crate::kv_scales::KvScales;
 use crate::memory::{DoesNotFit, MaxModelLen};
-use crate::options::{LoadFormat, LoadOptions, ModelSource};
+use crate::options::{LoadFormat, LoadOptions};
 use crate::quantization::{OnlineQuantization, QuantizationConfig};
 use crate::runner::{Runner, RunnerLimits};
+use crate::source::ModelSource;
 use crate::weights::{Packed, PlanOptions, Source, WeightForm, WeightPlan, pack};
-use crate::{ModelError, shapes};
+use crate::{ModelError, files, shapes};
 
 /// Why dynamic scaling does not stretch, and what does.
 const DYNAMIC_LIMIT: &str = "a longer one would have to rotate its cached keys anew; --hf-overrides with a rope_scaling of type yarn or linear goes further";
@@ -78,6 +79,30 @@ pub enum Warning {
         /// All of them.
         keys: String,
     },
+    /// Files beside the weights that look like weights, by name.
+    FilesNotRead(String),
+    /// The index names files that are not there, by name; all weights in one file are.
+    IndexOfAbsentFiles(String),
+    /// The index lists tensors that no file holds.
+    IndexedAndAbsent {
+        /// How many.
+        count: usize,
+        /// The first few names.
+        first: String,
+    },
+    /// The index names the wrong file for tensors.
+    IndexedElsewhere {
+        /// How many.
+        count: usize,
+        /// The first few names.
+        first: String,
+    },
+    /// Tensors are named as those of a decoder without a head.
+    NamesWithoutModel,
+    /// `--load-format` names another reader of the same files.
+    OtherReader(&'static str),
+    /// The Hub could not be asked for something newer than what the cache has; the text says why.
+    NotAsked(String),
 }
 
 impl fmt::Display for Warning {
@@ -104,6 +129,31 @@ impl fmt::Display for Warning {
                 "with dynamic rotary scaling sequences end at the {tokens} tokens of training: {DYNAMIC_LIMIT}"
             ),
             Self::IgnoredKeys { file, keys } => write!(formatter, "{file}: keys that are not known are ignored: {keys}"),
+            Self::FilesNotRead(names) => {
+                write!(formatter, "beside the checkpoint lies what is not read: {names}")
+            }
+            Self::IndexOfAbsentFiles(names) => write!(
+                formatter,
+                "the index names files that are not there: {names}; model.safetensors is read in their place"
+            ),
+            Self::IndexedAndAbsent { count, first } => {
+                write!(formatter, "the index lists {count} tensors that no file holds, and none is needed: {first}")
+            }
+            Self::IndexedElsewhere { count, first } => write!(
+                formatter,
+                "the index names the wrong file for {count} tensors, which are read from where they are: {first}"
+            ),
+            Self::NamesWithoutModel => formatter.write_str(
+                "the checkpoint's tensors are named as those of a decoder without a head; they are read as if model. stood before",
+            ),
+            Self::OtherReader(name) => write!(
+                formatter,
+                "--load-format {name} is another way to read the same weights; they are read from the safetensors files in Octet's own"
+            ),
+            Self::NotAsked(problem) => write!(
+                formatter,
+                "the model in the cache is used, the Hub could not be asked for a newer one ({problem}); HF_HUB_OFFLINE=1 does not ask"
+            ),
         }
     }
 }
@@ -120,6 +170,8 @@ pub struct ResolvedModel {
     is_dummy: bool,
     /// Name of the config's file, for errors.
     file: String,
+    /// What a user should know about where it was found.
+    warnings: Vec<Warning>,
 }
 
 impl ResolvedModel {
@@ -145,17 +197,36 @@ impl ResolvedModel {
         overrides: &ConfigOverrides,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, ModelError> {
+        let mut warnings = Vec::new();
+        if let LoadFormat::OtherReader(name) = load_format {
+            warnings.push(Warning::OtherReader(name));
+        }
         let folder = match source {
             ModelSource::Shape(name) => {
-                return Self::without_weights(shapes::config(name, overrides)?, name.clone(), load_format);
+                let (config, file) = (shapes::config(name, overrides)?, name.clone());
+                if load_format != LoadFormat::Dummy {
+                    let remedy = "name the folder or the Hub's id of a model".to_owned();
+                    return Err(ModelError::NoWeights { file, remedy });
+                }
+                return Ok(Self::without_weights(config, file));
             }
-            ModelSource::Config(path) => {
-                let name = path.display().to_string();
-                return Self::without_weights(ModelConfig::read_with(path, overrides)?, name, load_format);
-            }
+            ModelSource::Config(path) => return Self::of_config(path, load_format, overrides),
             ModelSource::Folder(folder) => folder.clone(),
-            ModelSource::Hub(model) => hub::fetch(model, load_format == LoadFormat::Dummy, progress)?,
+            ModelSource::Hub(model) => {
+                let fetched = hub::fetch(model, load_format == LoadFormat::Dummy, progress)?;
+                warnings.extend(fetched.not_asked.map(Warning::NotAsked));
+                fetched.folder
+            }
         };
+        Self::of_folder(folder, load_format, overrides, warnings)
+    }
+
+    fn of_folder(
+        folder: PathBuf,
+        load_format: LoadFormat,
+        overrides: &ConfigOverrides,
+        warnings: Vec<Warning>,
+    ) -> Result<Self, ModelError> {
         let path = config_path(&folder)?;
         let mut config = ModelConfig::read_with(&path, overrides)?;
         config.tokenizer_limit = tokenizer_limit(&folder);
@@ -164,43 +235,53 @@ impl ResolvedModel {
             folder: Some(folder),
             is_dummy: load_format == LoadFormat::Dummy,
             file: path.display().to_string(),
+            warnings,
         })
     }
 
-    /// A config alone: its weights are made up, unless that is not what was asked for.
-    fn without_weights(
-        config: ModelConfig,
-        file: String,
+    /// A config's file. With random weights, `config.json` may stand for its folder, which also has the tokenizer.
+    fn of_config(
+        path: &Path,
         load_format: LoadFormat,
+        overrides: &ConfigOverrides,
     ) -> Result<Self, ModelError> {
-        if load_format == LoadFormat::Safetensors {
-            return Err(ModelError::NoWeights { file });
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if load_format == LoadFormat::Dummy && path.ends_with("config.json") {
+            return Self::of_folder(folder.to_owned(), load_format, overrides, Vec::new());
         }
-        Ok(Self { folder: None, config, is_dummy: true, file })
+        let file = path.display().to_string();
+        if load_format != LoadFormat::Dummy {
+            let remedy = format!("name the folder of a checkpoint, as in {}", folder.display());
+            return Err(ModelError::NoWeights { file, remedy });
+        }
+        Ok(Self::without_weights(ModelConfig::read_with(path, overrides)?, file))
+    }
+
+    /// A config alone: its weights are made up.
+    fn without_weights(config: ModelConfig, file: String) -> Self {
+        Self { folder: None, config, is_dummy: true, file, warnings: Vec::new() }
     }
 }
 
 /// `model_max_length` of the tokenizer, which writes 10^30 for none. Whoever loads the tokenizer says what is wrong with
 /// its file.
 fn tokenizer_limit(folder: &Path) -> Option<usize> {
-    let text = std::fs::read_to_string(folder.join("tokenizer_config.json")).ok()?;
+    let text = files::read_text(&folder.join("tokenizer_config.json"), "the tokenizer's config").ok()?;
     let config: serde_json::Value = serde_json::from_str(&text).ok()?;
     let limit = config.get("model_max_length")?.as_f64()?;
     (1.0..f64::from(i32::MAX)).contains(&limit).then_some(limit as usize)
 }
 
 fn config_path(folder: &Path) -> Result<PathBuf, ModelError> {
-    let path = folder.join("config.json");
-    if path.exists() {
+    const NAME: &str = "config.json";
+    let path = folder.join(NAME);
+    // A link that leads nowhere is there too, and is said to be one when it is read.
+    if path.exists() || path.is_symlink() {
         return Ok(path);
     }
-    let has_parameters = folder.join("params.json").exists();
-    let hint = if has_parameters {
-        "it is in Mistral's own format; use the files in Hugging Face's format"
-    } else {
-        "a model's folder holds config.json, safetensors files and a tokenizer"
-    };
-    Err(ModelError::Missing { folder: folder.to_owned(), wanted: "config.json", hint })
+    let hint = Contents::of_folder(folder)?
+        .advice("a model's folder holds config.json, safetensors files and a tokenizer");
+    Err(ModelError::Missing { folder: folder.to_owned(), wanted: NAME, hint })
 }
 
 /// A model with its weights on a device, not yet given a workspace and a KV cache.
@@ -249,6 +330,7 @@ impl<B: Backend> LoadedModel<B> {
             _ => None,
         };
         let mut warnings = config_warnings(&model);
+        warnings.extend(checkpoint.iter().flat_map(Checkpoint::warnings).cloned());
         if has_other_head(&model.config, checkpoint.as_ref())? {
             model.config.tied_embeddings = false;
             warnings.push(Warning::HeadDiffers);
@@ -406,9 +488,9 @@ fn check_length(config: &ModelConfig, length: MaxModelLen) -> Result<(), ModelEr
     Err(ModelError::TooLong { asked, limit, reason })
 }
 
-/// What of the config a user should know.
+/// What a user should know of where the model was found, and of its config.
 fn config_warnings(model: &ResolvedModel) -> Vec<Warning> {
-    let mut warnings = Vec::new();
+    let mut warnings = model.warnings.clone();
     if model.config.rope.scaling == RopeScaling::Dynamic {
         warnings.push(Warning::DynamicRope { tokens: model.config.longest_sequence() });
     }

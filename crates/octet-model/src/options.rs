@@ -1,69 +1,14 @@
 //! What the user chooses about loading.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use octet_backend::DataType;
 use octet_float8::Float8Format;
 
 use crate::ModelError;
-use crate::checkpoint::hub::HubModel;
 use crate::memory::MaxModelLen;
 use crate::quantization::OnlineQuantization;
-
-/// Where a model comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ModelSource {
-    /// A folder with `config.json` and safetensors files.
-    Folder(PathBuf),
-    /// A model of the Hub; what is in the local cache is not fetched again.
-    Hub(HubModel),
-    /// A `config.json` by whatever name, without weights: they are random.
-    Config(PathBuf),
-    /// A shape that ships with the program, see [`crate::shapes`]; its weights are random.
-    Shape(String),
-}
-
-impl ModelSource {
-    /// What a user means by one word: a folder or file if there is one, else a shape's name, else an id of the Hub. A
-    /// file called `config.json` stands for its folder.
-    ///
-    /// # Errors
-    /// None of the three.
-    pub fn of_word(word: &str) -> Result<Self, ModelError> {
-        let folder = PathBuf::from(word);
-        if folder.is_dir() {
-            return Ok(Self::Folder(folder));
-        }
-        if folder.is_file() && folder.extension().is_some_and(|extension| extension == "json") {
-            return Ok(match folder.parent() {
-                Some(parent) if folder.ends_with("config.json") => Self::Folder(parent.join("")),
-                _ => Self::Config(folder),
-            });
-        }
-        if crate::shapes::text(word).is_some() {
-            return Ok(Self::Shape(word.to_owned()));
-        }
-        let id_parts: Vec<_> = word.split('/').collect();
-        let is_id = |part: &&str| {
-            !part.is_empty()
-                && !part.starts_with('.')
-                && part.chars().all(|it| it.is_ascii_alphanumeric() || matches!(it, '-' | '_' | '.'))
-        };
-        if id_parts.len() == 2 && id_parts.iter().all(is_id) {
-            return Ok(Self::Hub(HubModel { id: word.to_owned(), revision: None }));
-        }
-        Err(ModelError::Unsupported {
-            what: "the model",
-            found: word.to_owned(),
-            supported: format!(
-                "a folder that exists, an id of the Hub such as Qwen/Qwen3-0.6B, one of {}",
-                crate::shapes::names().join(", ")
-            ),
-        })
-    }
-}
 
 /// `--dtype`: element type of weights that are not quantised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,26 +61,48 @@ impl FromStr for WeightType {
 /// `--load-format`: where the weights come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LoadFormat {
-    /// The checkpoint's safetensors files; random weights for a config or a shape, which has no others.
+    /// The checkpoint's safetensors files.
     #[default]
     Auto,
-    /// The checkpoint's safetensors files.
+    /// The same, said aloud.
     Safetensors,
+    /// Another of vLLM's ways to read the same weights, by its name; they are read in our own.
+    OtherReader(&'static str),
     /// Random weights from N(0, 0.02), drawn from [`LoadOptions::seed`]; only `config.json` is needed.
     Dummy,
 }
+
+/// vLLM's other readers of what `safetensors` reads. `mistral` reads the same weights under Mistral's own names.
+const OTHER_READERS: [&str; 5] = ["hf", "fastsafetensors", "instanttensor", "runai_streamer", "mistral"];
+
+/// vLLM's readers of what is not read here, and what that is.
+const REFUSED_READERS: [(&str, &str); 9] = [
+    ("pt", "torch's pickles, which can run code when opened"),
+    ("npcache", "torch's pickles, which can run code when opened"),
+    ("tensorizer", "files of CoreWeave's tensorizer"),
+    ("sharded_state", "vLLM's own shards for each rank"),
+    ("runai_streamer_sharded", "vLLM's own shards for each rank"),
+    ("bitsandbytes", "a quantisation of its own; --quantization fp8 halves 16-bit weights"),
+    ("gguf", "GGUF files"),
+    ("ipc_cache", "the memory of another vLLM process"),
+    ("modelexpress", "a service of NVIDIA's"),
+];
 
 impl FromStr for LoadFormat {
     type Err = ModelError;
 
     fn from_str(name: &str) -> Result<Self, ModelError> {
+        if let Some(reader) = OTHER_READERS.into_iter().find(|it| *it == name) {
+            return Ok(Self::OtherReader(reader));
+        }
+        let refused = REFUSED_READERS.iter().find(|(it, _)| *it == name);
         match name {
             "auto" => Ok(Self::Auto),
             "safetensors" => Ok(Self::Safetensors),
             "dummy" => Ok(Self::Dummy),
             _ => Err(ModelError::Unsupported {
                 what: "--load-format",
-                found: name.to_owned(),
+                found: refused.map_or_else(|| name.to_owned(), |(_, reads)| format!("{name} ({reads})")),
                 supported: "auto, safetensors, dummy".to_owned(),
             }),
         }
@@ -245,17 +212,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_a_folder_a_shape_or_an_id() {
-        assert_eq!(ModelSource::of_word(".").unwrap(), ModelSource::Folder(".".into()));
-        assert_eq!(ModelSource::of_word("qwen3-0.6b").unwrap(), ModelSource::Shape("qwen3-0.6b".to_owned()));
-        let id = HubModel { id: "Qwen/Qwen3-0.6B".to_owned(), revision: None };
-        assert_eq!(ModelSource::of_word("Qwen/Qwen3-0.6B").unwrap(), ModelSource::Hub(id));
-        for wrong in ["no-such-folder", "./a/b/c", "../model", "a/b c"] {
-            assert!(ModelSource::of_word(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn the_cache_takes_the_form_that_the_device_stores() {
         let (ocp, fnuz) = (DataType::F8(Float8Format::E4M3), DataType::F8(Float8Format::E4M3Fnuz));
         let resolve = |choice: KvCacheChoice, wants, supported: &[DataType]| {
@@ -268,5 +224,20 @@ mod tests {
         let error = resolve(KvCacheChoice::Fp8E5m2, false, &[DataType::BF16]).unwrap_err().to_string();
         assert!(error.contains("fp8_e5m2 is not supported by this device; supported: bfloat16"), "{error}");
         assert!("int8".parse::<KvCacheChoice>().unwrap_err().to_string().contains("fp8_e4m3"));
+    }
+
+    #[test]
+    fn every_reader_of_vllm_is_taken_or_refused_with_its_reason() {
+        for (name, format) in [("auto", LoadFormat::Auto), ("safetensors", LoadFormat::Safetensors)] {
+            assert_eq!(name.parse::<LoadFormat>().unwrap(), format);
+        }
+        for name in OTHER_READERS {
+            assert_eq!(name.parse::<LoadFormat>().unwrap(), LoadFormat::OtherReader(name));
+        }
+        for (name, reads) in REFUSED_READERS {
+            let error = name.parse::<LoadFormat>().unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(reads), "{error}");
+        }
+        assert!("fast".parse::<LoadFormat>().unwrap_err().to_string().contains("supported: auto"));
     }
 }

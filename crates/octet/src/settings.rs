@@ -11,7 +11,7 @@ use octet_model::{
 };
 
 use crate::cli::{self, EngineArgs};
-use crate::shipped;
+use crate::{report, shipped};
 
 /// vLLM's variable for the KV cache's size on a CPU, GiB.
 const KV_SPACE_VARIABLE: &str = "VLLM_CPU_KVCACHE_SPACE";
@@ -51,18 +51,36 @@ impl Source {
                     shipped::NAME
                 );
             }
+            note_download_folder(arguments, shipped::NAME);
             return Ok(Self {
                 source: ModelSource::Folder(shipped::folder()?),
                 name: shipped::NAME.to_owned(),
             });
         };
         let mut source = ModelSource::of_word(word)?;
-        match (&mut source, &arguments.revision) {
-            (ModelSource::Hub(HubModel { revision, .. }), Some(asked)) => *revision = Some(asked.clone()),
-            (_, Some(asked)) => bail!("--revision {asked} needs a Hub id, and {word} is none"),
-            (_, None) => {}
+        if let ModelSource::Hub(HubModel { revision, cache, .. }) = &mut source {
+            revision.clone_from(&arguments.revision);
+            *cache = download_folder(arguments).map(Path::to_owned);
+        } else {
+            if let Some(asked) = &arguments.revision {
+                bail!("--revision {asked} needs a Hub id, and {word} is none");
+            }
+            note_download_folder(arguments, word);
         }
         Ok(Self { source, name: word.to_owned() })
+    }
+}
+
+/// `--download-dir`; an empty one is not set.
+fn download_folder(arguments: &EngineArgs) -> Option<&Path> {
+    arguments.download_dir.as_deref().filter(|folder| !folder.as_os_str().is_empty())
+}
+
+/// Start lines name the folder whether or not something is downloaded.
+fn note_download_folder(arguments: &EngineArgs, model: &str) {
+    if let Some(folder) = download_folder(arguments) {
+        let folder = folder.display();
+        report::line(format_args!("note: --download-dir {folder} is for models of the Hub; {model} is none"));
     }
 }
 

@@ -1,16 +1,18 @@
 //! One safetensors file: its header, checked, and its bytes, read on demand.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use safetensors::tensor::TensorInfo;
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use super::{StoredTensor, first_of};
-use crate::ModelError;
+use crate::{ModelError, files};
 
 /// Bytes of the header's length, at the start of the file.
 const LENGTH_BYTES: u64 = 8;
@@ -19,13 +21,47 @@ const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// What Git leaves in place of a large file that was not fetched.
 const LFS_POINTER: &[u8] = b"version ";
 
-/// The header as JSON: one entry for each tensor, and remarks.
-#[derive(Deserialize)]
+/// The remarks in a header, beside one entry for each tensor.
+const REMARKS: &str = "__metadata__";
+
+/// The header as JSON. Read entry by entry, so that a name that stands there twice is seen and nothing is held twice.
 struct Header {
-    #[serde(rename = "__metadata__", default)]
-    _remarks: Option<HashMap<String, String>>,
-    #[serde(flatten)]
     tensors: HashMap<String, TensorInfo>,
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object with an entry for each tensor")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+        let mut tensors = HashMap::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == REMARKS {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            match tensors.entry(name) {
+                Entry::Vacant(entry) => {
+                    entry.insert(map.next_value()?);
+                }
+                Entry::Occupied(entry) => {
+                    return Err(A::Error::custom(format!("{} stands there twice", entry.key())));
+                }
+            }
+        }
+        Ok(Header { tensors })
+    }
 }
 
 /// An open file.
@@ -39,8 +75,7 @@ pub(crate) struct CheckpointFile {
 impl CheckpointFile {
     /// Opens a file and reads its header.
     pub(crate) fn open(path: PathBuf) -> Result<(Self, Vec<(String, StoredTensor)>), ModelError> {
-        let mut file = File::open(&path).map_err(ModelError::read("the checkpoint's file", &path))?;
-        let length = file.metadata().map_err(ModelError::read("the checkpoint's file", &path))?.len();
+        let (mut file, length) = files::open(&path, "the checkpoint's file")?;
         let damaged = |problem: String| ModelError::Damaged { path: path.clone(), problem };
 
         let mut start = [0; LENGTH_BYTES as usize];
@@ -65,6 +100,11 @@ impl CheckpointFile {
             .map_err(|error| damaged(format!("has a header that is not valid: {error}")))?;
         let tensors = check_extents(header.tensors, LENGTH_BYTES + header_bytes, length).map_err(damaged)?;
         Ok((Self { path, file }, tensors))
+    }
+
+    /// Whether this is its name in its folder.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.path.file_name().is_some_and(|it| it == name)
     }
 
     /// Reads from `offset` until `target` is full.
@@ -97,8 +137,8 @@ fn check_extents(
         let (start, end) = info.data_offsets;
         let elements = info.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
         let bits = elements.and_then(|elements| elements.checked_mul(info.dtype.bitsize()));
-        let Some(bytes) = bits.map(|bits| bits / 8).filter(|&bytes| end.checked_sub(start) == Some(bytes))
-        else {
+        let whole = bits.filter(|bits| bits.is_multiple_of(8)).map(|bits| bits / 8);
+        let Some(bytes) = whole.filter(|&bytes| end.checked_sub(start) == Some(bytes)) else {
             return Err(format!(
                 "has a header that lies: {name} of shape {:?} in {:?} cannot lie at bytes {start}..{end}",
                 info.shape, info.dtype

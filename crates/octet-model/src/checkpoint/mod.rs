@@ -1,26 +1,27 @@
 //! Where weights come from: a folder of safetensors files, or a generator of random ones.
 
 mod bytes;
+mod contents;
 mod dummy;
 mod file;
 pub(crate) mod hub;
+mod layout;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use octet_backend::DataType;
 use octet_float8::Float8Format;
 use safetensors::Dtype;
-use serde_json::Value;
 
 pub(crate) use bytes::Bytes;
+pub(crate) use contents::Contents;
 pub(crate) use dummy::Dummy;
 
-use crate::ModelError;
+use crate::{ModelError, Warning};
 use file::CheckpointFile;
+use layout::Layout;
 
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
 /// How many names an error lists.
 const NAMES_SHOWN: usize = 5;
 
@@ -48,36 +49,39 @@ pub(crate) struct StoredTensor {
 pub(crate) struct Checkpoint {
     files: Vec<CheckpointFile>,
     tensors: HashMap<String, StoredTensor>,
+    /// What a user should know about the files.
+    warnings: Vec<Warning>,
 }
 
 impl Checkpoint {
-    /// Opens a folder: `model.safetensors.index.json` and its shards, or `model.safetensors`, or else every
-    /// `*.safetensors` file.
+    /// Opens a folder: the files of its index, or `model.safetensors`, or else every `*.safetensors` file.
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
-        let index = folder.join(INDEX);
-        let listed = if index.exists() { Some(read_index(&index)?) } else { None };
-        let paths = match &listed {
-            Some(listed) => listed.keys().map(|name| folder.join(name)).collect(),
-            None => loose_files(folder)?,
-        };
-        let mut checkpoint = Self { files: Vec::new(), tensors: HashMap::new() };
-        for path in paths {
-            checkpoint.add_file(path)?;
+        let Layout { files, listed, warnings } = Layout::find(folder)?;
+        let mut checkpoint = Self { files: Vec::new(), tensors: HashMap::new(), warnings };
+        for path in files {
+            checkpoint.add_file(path, &listed)?;
         }
-        if let Some(listed) = listed {
-            checkpoint.check_index(&index, &listed)?;
-        }
+        checkpoint.compare(&listed);
+        checkpoint.complete_names();
         Ok(checkpoint)
     }
 
-    fn add_file(&mut self, path: PathBuf) -> Result<(), ModelError> {
+    /// Takes a file's tensors. Of two with the same name, the one counts that lies where the index says.
+    fn add_file(&mut self, path: PathBuf, listed: &HashMap<String, String>) -> Result<(), ModelError> {
         let (file, tensors) = CheckpointFile::open(path)?;
         let index = self.files.len();
         self.files.push(file);
         let mut twice = Vec::new();
         for (name, mut tensor) in tensors {
             tensor.file = index;
-            if let Some(other) = self.tensors.insert(name.clone(), tensor) {
+            let Some(other) = self.tensors.get(&name) else {
+                self.tensors.insert(name, tensor);
+                continue;
+            };
+            let listed = listed.get(&name);
+            if listed.is_some_and(|file| self.files[index].is_called(file)) {
+                self.tensors.insert(name, tensor);
+            } else if listed.is_none_or(|file| !self.files[other.file].is_called(file)) {
                 twice.push(format!("{name} (also in {})", self.files[other.file].path.display()));
             }
         }
@@ -88,18 +92,53 @@ impl Checkpoint {
         Err(ModelError::Damaged { path: self.files[index].path.clone(), problem })
     }
 
-    fn check_index(&self, index: &Path, listed: &BTreeMap<String, Vec<String>>) -> Result<(), ModelError> {
-        let mut absent = Vec::new();
-        for (position, names) in listed.values().enumerate() {
-            let is_absent = |name: &&String| self.tensors.get(*name).is_none_or(|it| it.file != position);
-            absent.extend(names.iter().filter(is_absent).cloned());
+    /// Notes where the index is wrong. Nothing depends on it: what the files hold counts, and what the model needs and
+    /// does not find is refused later.
+    fn compare(&mut self, listed: &HashMap<String, String>) {
+        let (mut absent, mut elsewhere) = (Vec::new(), Vec::new());
+        for (name, file) in listed {
+            match self.tensors.get(name) {
+                None => absent.push(name.clone()),
+                Some(tensor) if !self.files[tensor.file].is_called(file) => elsewhere.push(name.clone()),
+                Some(_) => {}
+            }
         }
-        if absent.is_empty() {
-            return Ok(());
+        if !absent.is_empty() {
+            self.warnings.push(Warning::IndexedAndAbsent { count: absent.len(), first: first_of(absent) });
         }
-        let problem =
-            format!("names {} tensors that its files do not hold: {}", absent.len(), first_of(absent));
-        Err(ModelError::Damaged { path: index.to_owned(), problem })
+        if !elsewhere.is_empty() {
+            let count = elsewhere.len();
+            self.warnings.push(Warning::IndexedElsewhere { count, first: first_of(elsewhere) });
+        }
+    }
+
+    /// A decoder that was saved without its head names its tensors without `model.`; transformers loads it too.
+    fn complete_names(&mut self) {
+        let is_bare = self.tensors.contains_key("embed_tokens.weight")
+            && !self.tensors.keys().any(|name| name.starts_with("model."));
+        if !is_bare {
+            return;
+        }
+        let complete = |(name, tensor): (String, StoredTensor)| {
+            let is_decoder =
+                ["embed_tokens.", "layers.", "norm."].iter().any(|start| name.starts_with(start));
+            (if is_decoder { format!("model.{name}") } else { name }, tensor)
+        };
+        self.tensors = std::mem::take(&mut self.tensors).into_iter().map(complete).collect();
+        self.warnings.push(Warning::NamesWithoutModel);
+    }
+
+    /// What a user should know about the files.
+    pub(crate) fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// The names of files beside it that look like weights.
+    pub(crate) fn files_not_read(&self) -> Option<&str> {
+        self.warnings.iter().find_map(|warning| match warning {
+            Warning::FilesNotRead(names) => Some(names.as_str()),
+            _ => None,
+        })
     }
 
     /// A tensor by name.
@@ -179,53 +218,4 @@ pub(crate) fn first_of(mut names: Vec<String>) -> String {
     let more = names.len().saturating_sub(NAMES_SHOWN);
     names.truncate(NAMES_SHOWN);
     if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }
-}
-
-/// The files that an index names, each with its tensors.
-fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>, ModelError> {
-    let text = std::fs::read_to_string(path).map_err(ModelError::read("the index", path))?;
-    let json = |source| ModelError::Json { path: path.to_owned(), source };
-    let value: Value = serde_json::from_str(&text).map_err(json)?;
-    let damaged = |problem: &str| ModelError::Damaged { path: path.to_owned(), problem: problem.to_owned() };
-    let map = value.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| damaged("has no weight_map of tensor names to file names"))?;
-    let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (tensor, file) in map {
-        let file = file.as_str().filter(|file| !file.contains(['/', '\\']));
-        let file = file.ok_or_else(|| damaged("has an entry in weight_map that is not a plain file name"))?;
-        files.entry(file.to_owned()).or_default().push(tensor.clone());
-    }
-    if files.is_empty() {
-        return Err(damaged("has an empty weight_map"));
-    }
-    Ok(files)
-}
-
-/// Files of a folder without an index.
-fn loose_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let single = folder.join(SINGLE);
-    if single.exists() {
-        return Ok(vec![single]);
-    }
-    let mut paths = Vec::new();
-    let mut has_pickles = false;
-    for entry in std::fs::read_dir(folder).map_err(ModelError::read("the folder", folder))? {
-        let path = entry.map_err(ModelError::read("the folder", folder))?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        has_pickles |= name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth");
-        // Mistral's own format names its tensors differently; it stands beside the same weights under usual names.
-        if name.ends_with(".safetensors") && !name.starts_with("consolidated") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    if !paths.is_empty() {
-        return Ok(paths);
-    }
-    let hint = if has_pickles {
-        "it has weights in torch's pickle format, which can run code when opened: convert them to safetensors"
-    } else {
-        "give a folder that holds a checkpoint, or --load-format dummy for random weights"
-    };
-    Err(ModelError::Missing { folder: folder.to_owned(), wanted: "model.safetensors", hint })
 }

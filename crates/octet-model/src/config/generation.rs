@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
-use crate::ModelError;
+use crate::{ModelError, files};
 
 /// Where defaults that were typed come from, for errors.
 const TYPED: &str = "--override-generation-config";
@@ -135,7 +135,7 @@ impl GenerationConfig {
 }
 
 fn read_object(path: &Path) -> Result<Map<String, Value>, ModelError> {
-    let text = std::fs::read_to_string(path).map_err(ModelError::read("the generation config", path))?;
+    let text = files::read_text(path, "the generation config")?;
     serde_json::from_str(&text).map_err(|source| ModelError::Json { path: path.to_owned(), source })
 }
 

@@ -15,8 +15,8 @@ pub use generation::{GenerationConfig, GenerationKeys};
 pub use overrides::ConfigOverrides;
 pub use rope::{RopeConfig, RopeScaling, Yarn};
 
-use crate::ModelError;
 use crate::families::{self, Traits};
+use crate::{ModelError, files};
 use fields::Fields;
 
 /// Bounds on sizes, far above any model: what is beyond them is a mistake, and products of them do not overflow.
@@ -89,7 +89,7 @@ impl ModelConfig {
     /// # Errors
     /// As [`ModelConfig::read`].
     pub fn read_with(path: &Path, overrides: &ConfigOverrides) -> Result<Self, ModelError> {
-        let text = std::fs::read_to_string(path).map_err(ModelError::read("the config", path))?;
+        let text = files::read_text(path, "the config")?;
         Self::parse_with(&text, path, overrides)
     }
 

@@ -1,6 +1,7 @@
 //! From a checkpoint to packed weights: a plan first, checked as a whole, then the reading and packing.
 
 mod fetch;
+mod names;
 mod pack;
 mod plan;
 

@@ -6,10 +6,10 @@ use std::collections::HashSet;
 use octet_backend::{DataType, InputScale, LinearUse};
 
 use crate::checkpoint::{Checkpoint, Dummy, StoredTensor, data_type, first_of};
-use crate::kv_scales::KvScales;
 use crate::quantization::{
     ActivationScheme, Granularity, LinearScheme, OnlineQuantization, QuantizationConfig,
 };
+use crate::weights::names;
 use crate::{ModelConfig, ModelError};
 
 /// What decides the plan besides the config and the checkpoint.
@@ -109,7 +109,7 @@ pub(crate) struct WeightPlan {
     pub(crate) layers: Vec<LayerPlan>,
     /// The last norm.
     pub(crate) final_norm: TensorPlan,
-    /// Tensors that the model does not use, unless they are of the kinds that are known to be of no use.
+    /// Tensors that the model does not use and that change no result, unless they are of the kinds that are known to.
     pub(crate) unused: Vec<String>,
 }
 
@@ -138,10 +138,9 @@ impl WeightPlan {
         let layers = (0..config.layers).map(|layer| planner.layer(layer)).collect::<Result<_, _>>()?;
         let final_norm = planner.vector("model.norm.weight".to_owned(), config.hidden)?;
         if !planner.missing.is_empty() {
-            let count = planner.missing.len();
-            return Err(ModelError::MissingTensors { count, first: first_of(planner.missing) });
+            return Err(planner.missing_tensors());
         }
-        let unused = planner.unused();
+        let unused = planner.unused()?;
         Ok(Self { embedding, head, layers, final_norm, unused })
     }
 
@@ -423,19 +422,47 @@ impl Planner<'_> {
         }
     }
 
-    fn unused(&self) -> Vec<String> {
-        let Some(checkpoint) = self.checkpoint else { return Vec::new() };
+    /// The tensors of the checkpoint that are not read.
+    fn others(&self) -> impl Iterator<Item = &str> {
+        let names = self.checkpoint.iter().flat_map(|checkpoint| checkpoint.names());
+        names.filter(|name| !self.used.contains(*name))
+    }
+
+    fn missing_tensors(&self) -> ModelError {
+        let others: Vec<&str> = self.others().filter(|name| !names::is_without_effect(name)).collect();
+        let not_read = self.checkpoint.and_then(Checkpoint::files_not_read);
+        let not_read = not_read.map_or_else(String::new, |files| format!("; beside it, not read: {files}"));
+        ModelError::MissingTensors {
+            count: self.missing.len(),
+            first: first_of(self.missing.clone()),
+            instead: names::instead(&self.missing, &others) + &not_read,
+        }
+    }
+
+    /// The tensors that are not read, if none of them would change a result.
+    fn unused(&self) -> Result<Vec<String>, ModelError> {
         let is_known = |name: &str| {
-            KvScales::wants(name)
-                || name.ends_with("rotary_emb.inv_freq")
-                || name.ends_with("_zero_point")
-                || name.ends_with("output_scale")
-                || name.ends_with(".q_scale")
-                || name.ends_with(".input_scale")
-                || name.ends_with(".activation_scale")
-                || (self.config.tied_embeddings && name == "lm_head.weight")
+            names::is_without_effect(name) || (self.config.tied_embeddings && name == "lm_head.weight")
         };
-        let names = checkpoint.names().filter(|name| !self.used.contains(*name) && !is_known(name));
-        names.map(str::to_owned).collect()
+        let (mut unused, mut unread) = (Vec::new(), Vec::new());
+        for name in self.others().filter(|name| !is_known(name)) {
+            let counts = names::is_of_the_decoder(name, self.config.layers) && !self.is_zero_bias(name)?;
+            if counts { &mut unread } else { &mut unused }.push(name.to_owned());
+        }
+        if unread.is_empty() {
+            return Ok(unused);
+        }
+        let architecture = self.config.architecture.clone();
+        Err(ModelError::UnreadTensors { count: unread.len(), architecture, first: first_of(unread) })
+    }
+
+    /// Some tools store a bias of zeros for every linear; to leave it out changes nothing.
+    fn is_zero_bias(&self, name: &str) -> Result<bool, ModelError> {
+        let bias = self.stored(name).filter(|_| name.ends_with(".bias"));
+        let (Some(checkpoint), Some(bias)) = (self.checkpoint, bias.filter(|bias| bias.shape.len() == 1))
+        else {
+            return Ok(false);
+        };
+        Ok(checkpoint.read_numbers(name, bias)?.iter().all(|&value| value == 0.0))
     }
 }

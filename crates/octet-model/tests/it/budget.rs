@@ -48,9 +48,11 @@ fn dummy_weights_run_from_a_config_alone() {
 #[test]
 fn a_shape_has_no_weights_to_read() {
     let source = ModelSource::Shape("llama-160m".to_owned());
-    let error = ResolvedModel::new(&source, LoadFormat::Safetensors, &mut |_| {}).unwrap_err().to_string();
-    assert!(error.contains("llama-160m is a config without weights"), "{error}");
-    assert!(ResolvedModel::new(&source, LoadFormat::Auto, &mut |_| {}).is_ok());
+    for format in [LoadFormat::Auto, LoadFormat::Safetensors] {
+        let error = ResolvedModel::new(&source, format, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("llama-160m is a config without weights"), "{error}");
+    }
+    assert!(ResolvedModel::new(&source, LoadFormat::Dummy, &mut |_| {}).is_ok());
 }
 
 #[test]

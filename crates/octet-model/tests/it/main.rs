@@ -4,6 +4,7 @@
 mod bad_input;
 mod budget;
 mod facts;
+mod files;
 mod golden;
 mod invariance;
 mod kv_cache;

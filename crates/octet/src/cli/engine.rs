@@ -1,6 +1,7 @@
 //! Flags that say which model runs and how: shared by every subcommand that loads one.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
@@ -37,6 +38,9 @@ pub(crate) struct EngineArgs {
     /// Branch, tag or commit of a Hub model.
     #[arg(long, help_heading = "Model")]
     pub(crate) revision: Option<String>,
+    /// Folder of the cache for models of the Hub, in place of the one that HF_HUB_CACHE or HF_HOME names.
+    #[arg(long, value_name = "FOLDER", help_heading = "Model")]
+    pub(crate) download_dir: Option<PathBuf>,
     /// Seed of requests that bring none, of random weights, and of the prefix cache's hashes.
     #[arg(long, default_value_t = 0, help_heading = "Model")]
     pub(crate) seed: u64,

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use serde_json::json;
 
 use crate::checkpoint::{Checkpoint, Tensor, VOCABULARY, byte_tokenizer};
-use crate::program::{refusal, run};
+use crate::program::{end_of, program, refusal, run};
 
 /// Refuses a checkpoint; all of these words must be in the last line.
 #[track_caller]
@@ -177,4 +177,57 @@ fn flags_that_cannot_be_followed() {
     ] {
         expect_words(&refusal(folder.path(), options), words);
     }
+}
+
+/// Serves a word that must be refused without a question to the Hub: nothing listens where that would be.
+#[test]
+fn words_that_name_no_model() {
+    let folder = Checkpoint::llama().write();
+    let inside = |name: &str| folder.path().join(name).display().to_string();
+    for (word, words) in [
+        (inside("config.json"), &["is a config without weights", "name the folder of a checkpoint"][..]),
+        (inside("model.safetensors"), &["names no model", "name the folder that holds it"]),
+        (inside("missing"), &["names no model", "a folder that exists; of this path,"]),
+        ("qwen3-0.6b".to_owned(), &["is a config without weights", "--load-format dummy"]),
+        ("Qwen/Qwen3-0.6B@v1".to_owned(), &["Qwen/Qwen3-0.6B --revision v1"]),
+        ("https://huggingface.co/Qwen/Qwen3-0.6B".to_owned(), &["the id instead of the address"]),
+        ("~/model".to_owned(), &["the shell did not replace ~"]),
+    ] {
+        let mut command = program(&["serve", &word, "--host", "127.0.0.1", "--port", "0"]);
+        let ended = end_of(command.env("HF_ENDPOINT", "http://127.0.0.1:9"));
+        assert_eq!(ended.status.code(), Some(1), "{word}: {}", ended.stderr);
+        expect_words(&ended.stderr, words);
+    }
+}
+
+/// The flag and the variables of the Hub, as far as they show without one.
+#[test]
+fn the_cache_of_the_hub_is_where_it_is_said_to_be() {
+    let folder = Checkpoint::llama().write();
+    let cache = folder.path().join("cache");
+    let snapshots = cache.join("models--octet--tiny/snapshots");
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    fs::create_dir_all(&snapshots).unwrap();
+    std::os::unix::fs::symlink(folder.path(), snapshots.join(commit)).unwrap();
+    let said = |flags: &[&str], variables: &[(&str, &str)]| {
+        // A length that is refused when the model was found.
+        let model = ["serve", "octet/tiny", "--revision", commit, "--max-model-len", "100000"];
+        let local = ["--host", "127.0.0.1", "--port", "0", "--threads", "1"];
+        let mut command = program(&[&model[..], &local, flags].concat());
+        command.env("HF_HUB_OFFLINE", "1").env("HOME", folder.path()).envs(variables.iter().copied());
+        end_of(&mut command).stderr
+    };
+    let found = "100000 is above the 256 tokens";
+    for variables in [
+        ("HF_HUB_CACHE", "~/cache"),
+        ("HUGGINGFACE_HUB_CACHE", "$HOME/cache"),
+        ("HF_HUB_CACHE", cache.to_str().unwrap()),
+    ] {
+        assert!(said(&[], &[variables]).contains(found), "{variables:?}");
+    }
+    assert!(said(&["--download-dir", cache.to_str().unwrap()], &[]).contains(found));
+    let absent = said(&[], &[("HF_HOME", "/nowhere")]);
+    expect_words(&absent, &["HF_HUB_OFFLINE is set and the cache /nowhere/hub has no"]);
+    let noted = refusal(folder.path(), &["--download-dir", "/x", "--max-model-len", "100000"]);
+    assert!(noted.contains("note: --download-dir /x is for models of the Hub"), "{noted}");
 }

@@ -13,7 +13,7 @@ use crate::cli::{EngineArgs, parse_count};
 /// Tokens are never turned into text here.
 #[derive(Args, Debug)]
 pub(crate) struct ThroughputArgs {
-    /// A folder, a config.json, a Hub id, or a shape inside this program (its weights are then random): llama-3-8b,
+    /// A folder or a Hub id; with --load-format dummy also a config.json, or a shape inside this program: llama-3-8b,
     /// llama-3.2-1b, qwen3-0.6b, llama-160m. Without it: the small model inside this program.
     #[arg(long)]
     pub(crate) model: Option<String>,
