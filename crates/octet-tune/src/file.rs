@@ -75,7 +75,8 @@ fn append_locked(file: &mut File, addition: impl FnOnce(&[u8]) -> Option<String>
     if existing.last().is_some_and(|&byte| byte != b'\n') {
         addition.insert_str(0, &format!(",{HALF_WRITTEN}\n"));
     }
-    let written = file.write_all(addition.as_bytes());
+    // Some file systems tell only then that there was no room.
+    let written = file.write_all(addition.as_bytes()).and_then(|()| file.sync_data());
     if written.is_err() {
         // Nothing more can be done if this fails too; the line without end is then found and skipped.
         let _ = file.set_len(existing.len() as u64);

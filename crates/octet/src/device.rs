@@ -165,6 +165,5 @@ pub(crate) fn list() -> Result<()> {
     }
     let cpu = CpuBackend::new(&settings::cpu_with_threads(None)?)?.info();
     text.push_str(&format!("cpu: {}, {} threads, {} kernels\n", cpu.name, cpu.units, cpu.architecture));
-    report::result(&text);
-    Ok(())
+    report::result(&text)
 }

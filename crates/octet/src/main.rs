@@ -13,6 +13,7 @@ mod client;
 mod device;
 mod floor;
 mod logging;
+mod output;
 mod report;
 mod selftest;
 mod serve;

@@ -1,10 +1,10 @@
 //! What the program says on standard error: its start-up report and its last words.
 
 use std::fmt::Display;
-use std::io::Write;
-
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use octet_backend::{Backend, DeviceInfo};
 use octet_model::{LoadedModel, MemoryPlan};
 
@@ -19,12 +19,19 @@ pub(crate) fn line(text: impl Display) {
     }
 }
 
-/// A result, on standard output.
-pub(crate) fn result(text: &str) {
-    match logging::output() {
-        Some(queue) => queue.push(text.as_bytes()),
-        // As above: whoever closed it does not want it.
-        None => drop(std::io::stdout().lock().write_all(text.as_bytes())),
+/// A result, on standard output. Whoever closed it does not want it.
+///
+/// # Errors
+/// It is lost, as on a disk without room.
+pub(crate) fn result(text: &str) -> Result<()> {
+    if let Some(queue) = logging::output() {
+        queue.push(text.as_bytes());
+        return Ok(());
+    }
+    let mut output = std::io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("the results could not be written to standard output"),
     }
 }
 

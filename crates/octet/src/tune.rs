@@ -134,7 +134,7 @@ fn tune_made_up<B: TunableBackend>(
     work_off(&mut session, &mut device, &here, interrupted)
 }
 
-/// Steps until all is done, time is over, or the user interrupts; then prints the table.
+/// Steps until all is done, time is over, a result cannot be written, or the user interrupts; then prints the table.
 fn work_off(
     session: &mut Session,
     device: &mut dyn GemmDevice,
@@ -146,11 +146,14 @@ fn work_off(
         return Ok(());
     }
     session.show_bar();
-    while session.has_work() && !interrupted.load(Ordering::Relaxed) {
+    while session.has_work() && session.loss().is_none() && !interrupted.load(Ordering::Relaxed) {
         session.step(device)?;
     }
     session.table(problems, device).write(&mut std::io::stdout().lock()).context("the table")?;
     session.summarise();
+    if let Some(loss) = session.loss() {
+        bail!("{loss}");
+    }
     if interrupted.load(Ordering::Relaxed) {
         bail!("interrupted; what was tuned is kept, and the same command goes on from there");
     }

@@ -15,7 +15,6 @@ pub(crate) mod serve;
 mod statistics;
 pub(crate) mod throughput;
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -30,6 +29,7 @@ use serde_json::{Map, Value};
 use crate::cli::bench::LatencyArgs;
 use crate::device::{self, Chosen};
 use crate::floor::Floor;
+use crate::output::OutputFile;
 use crate::settings::{self, Source};
 use crate::start::{self, Precision, Ready};
 use crate::tuning::{GemmMode, GemmPlan, TunedRunner};
@@ -42,6 +42,7 @@ use report::{LatencyReport, WorkPerStep};
 /// Whatever keeps the model from running, and a file that cannot be written.
 pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
     let plan = GemmPlan::new(&arguments.gemm)?;
+    let output = claim_json(arguments.output_json.as_deref())?;
     if plan.mode == GemmMode::Background {
         bail!(
             "--gemm-tuning background is for a server's idle time, and a benchmark has none; --gemm-tuning tune tunes first"
@@ -56,14 +57,14 @@ pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
             let ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
             // Measured when the run is over: then the workers are free.
             let floor = || Ok(Some(Floor::of_cpu(&settings::cpu_options(&arguments.engine)?)?));
-            measure(arguments, &source, plan, ready, floor)
+            measure(arguments, &source, plan, ready, output.as_ref(), floor)
         }
         Chosen::Gpu(gpu) => {
             // Measured before: the model takes the memory.
             let floor = Floor::of_gpu(&gpu)?;
             let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
             let ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
-            measure(arguments, &source, plan, ready, || Ok(floor))
+            measure(arguments, &source, plan, ready, output.as_ref(), || Ok(floor))
         }
     }
 }
@@ -74,6 +75,7 @@ fn measure<B: TunableBackend>(
     source: &Source,
     plan: GemmPlan,
     mut ready: Ready<TunedRunner<B>>,
+    output: Option<&OutputFile>,
     floor: impl FnOnce() -> Result<Option<Floor>>,
 ) -> Result<()> {
     ready.runner.begin_tuning(plan)?;
@@ -102,17 +104,28 @@ fn measure<B: TunableBackend>(
     let run = latency::run(&mut engine, shape, &|| start.elapsed())?;
     drop(engine);
     let report = LatencyReport::new(run, work, floor()?);
-    report.write_text(&mut std::io::stdout().lock())?;
-    if let Some(path) = &arguments.output_json {
-        write_json(path, &report.to_json(configuration(source, precision)))?;
+    let shown = report.write_text(&mut std::io::stdout().lock());
+    if let Some(output) = output {
+        write_json(output, &report.to_json(configuration(source, precision)))?;
     }
-    Ok(())
+    shown.context("the report could not be written to standard output")
+}
+
+/// The file of `--output-json`, if one is wanted. Claimed before anything is measured.
+fn claim_json(path: Option<&Path>) -> Result<Option<OutputFile>> {
+    let claim = |path: &Path| {
+        let claimed = OutputFile::claim(path.to_owned());
+        claimed.with_context(|| format!("--output-json: {} cannot be written", path.display()))
+    };
+    path.map(claim).transpose()
 }
 
 /// Writes the file of `--output-json`.
-fn write_json(path: &Path, results: &Value) -> Result<()> {
-    fs::write(path, serde_json::to_string_pretty(results)?)
-        .with_context(|| format!("--output-json: {} could not be written", path.display()))
+fn write_json(output: &OutputFile, results: &Value) -> Result<()> {
+    let written = output.replace(&serde_json::to_string_pretty(results)?);
+    written.with_context(|| {
+        format!("--output-json: the results could not be written to {}", output.path().display())
+    })
 }
 
 /// What was measured, for the `octet` part of results.

@@ -14,9 +14,10 @@ use serde_json::{Map, Value, json};
 use super::dataset::{Dataset, Prompt, PromptSource, Sample};
 use super::progress::Progress;
 use super::statistics::count;
-use super::{configuration, progress_bar, sampling, write_json};
+use super::{claim_json, configuration, progress_bar, sampling, write_json};
 use crate::cli::bench::{DatasetName, PromptForm, ThroughputArgs};
 use crate::device::{self, Chosen};
+use crate::output::OutputFile;
 use crate::settings::Source;
 use crate::start::{self, Ready};
 
@@ -26,6 +27,7 @@ use crate::start::{self, Ready};
 /// Whatever keeps the model from running; a data set that cannot be made or does not fit; a file that cannot be
 /// written.
 pub(crate) fn run(arguments: &ThroughputArgs) -> Result<()> {
+    let output = claim_json(arguments.output_json.as_deref())?;
     let dataset = Dataset::new(&arguments.dataset)?;
     let source = Source::new(arguments.model.as_deref(), &arguments.engine)?;
     let resolved = start::resolve(&source, &arguments.engine)?;
@@ -47,13 +49,13 @@ pub(crate) fn run(arguments: &ThroughputArgs) -> Result<()> {
     match device::choose(arguments.engine.device)? {
         Chosen::Cpu => {
             let ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
-            measure(arguments, &source, ready, work)
+            measure(arguments, &source, ready, work, output.as_ref())
         }
         Chosen::Gpu(gpu) => {
             let library = LibraryChoice::default();
             let backend = || device::gpu_backend(gpu, &library, arguments.engine.step_timeout);
             let ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
-            measure(arguments, &source, ready, work)
+            measure(arguments, &source, ready, work, output.as_ref())
         }
     }
 }
@@ -71,6 +73,7 @@ fn measure<R: Executor>(
     source: &Source,
     ready: Ready<R>,
     Samples { warmups, samples }: Samples<'_>,
+    output: Option<&OutputFile>,
 ) -> Result<()> {
     let seed = arguments.engine.seed;
     let precision = ready.precision;
@@ -80,11 +83,11 @@ fn measure<R: Executor>(
     work_off(&mut engine, warmups, Work { sequences: arguments.n, seed, name: "Warming up" }, &clock)?;
     let work = Work { sequences: arguments.n, seed, name: "Processed tokens" };
     let run = work_off(&mut engine, samples, work, &clock)?;
-    run.write_text(&mut io::stdout().lock())?;
-    if let Some(path) = &arguments.output_json {
-        write_json(path, &run.to_json(configuration(source, precision)))?;
+    let shown = run.write_text(&mut io::stdout().lock());
+    if let Some(output) = output {
+        write_json(output, &run.to_json(configuration(source, precision)))?;
     }
-    Ok(())
+    shown.context("the report could not be written to standard output")
 }
 
 /// The tokenizer, if there is one: only conversations cannot do without.

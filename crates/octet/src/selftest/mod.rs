@@ -112,7 +112,7 @@ fn test<B: Backend>(device: &mut B) -> Result<Vec<Line>> {
 
 /// Prints the table; an error if something in it is wrong.
 fn conclude(lines: &[Line], floor: Option<Floor>) -> Result<()> {
-    report::result(&table(lines, floor));
+    report::result(&table(lines, floor))?;
     let wrong = lines.iter().filter(|line| !line.is_right()).count();
     if wrong > 0 {
         bail!("{wrong} of {} results are wrong: this device must not serve", lines.len());

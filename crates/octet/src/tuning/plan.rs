@@ -38,6 +38,8 @@ pub(crate) struct GemmPlan {
     pub(crate) file: PathBuf,
     /// Whether tuning or the file was asked for: then a missing file is worth a line.
     pub(crate) is_explicit: bool,
+    /// The file is all that is wanted: one that cannot be written is an error.
+    pub(crate) must_write: bool,
     /// Limits and the numerical check.
     pub(crate) settings: TuningSettings,
     /// Where problems without results are recorded.
@@ -79,7 +81,7 @@ impl GemmPlan {
         };
         let environment = Environment { record_untuned: false, ..Environment::read(variables())? };
         let is_explicit = arguments.gemm_tuning_file.is_some() || environment.names_results;
-        Ok(Self { is_explicit, ..Self::of(&gemm, environment)? })
+        Ok(Self { is_explicit, must_write: true, ..Self::of(&gemm, environment)? })
     }
 
     fn of(arguments: &GemmArgs, environment: Environment) -> Result<Self> {
@@ -109,6 +111,7 @@ impl GemmPlan {
             mode,
             file: results_file(name, ORDINAL),
             is_explicit,
+            must_write: false,
             settings,
             record: records.then(|| untuned_file(&environment.untuned, ORDINAL)),
             import: arguments.import_tunableop.clone(),

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use octet_backend::{DeviceInfo, GemmDevice, GemmProblem, Validator};
 use octet_tune::{Kept, Outcome, Store, Tuned, Tuner, TunerStep, Untuned, VerboseOutput, Verdict, import};
@@ -28,13 +28,18 @@ pub(crate) struct Session {
     bar: ProgressBar,
     /// The last gain, for the bar.
     last: String,
+    /// Why results, or products to record, are not in the file that they should be in.
+    unwritten: Option<String>,
+    /// The file for single results has been said to be unwritable.
+    is_verbose_lost: bool,
 }
 
 impl Session {
     /// Reads the results file, hands its results to the device, and says what was found.
     ///
     /// # Errors
-    /// A file of PyTorch's that was asked for and cannot be taken over.
+    /// A file of PyTorch's that was asked for and cannot be taken over; where the file is all that is wanted, one that
+    /// cannot be written.
     pub(crate) fn begin(plan: GemmPlan, info: &DeviceInfo, device: &mut dyn GemmDevice) -> Result<Self> {
         plan.warn(info);
         let mut validators = vec![Validator::new("OCTET_VERSION", env!("CARGO_PKG_VERSION"))];
@@ -42,11 +47,25 @@ impl Session {
         let mut store = Store::open(plan.file.clone(), validators);
         found::apply_and_report(&store, device, &plan);
         let writes = matches!(plan.mode, GemmMode::Tune | GemmMode::Background) || plan.import.is_some();
-        if writes {
-            prepare_to_write(&mut store);
+        let mut unwritten = if writes { prepare_to_write(&mut store) } else { None };
+        if let Some(reason) = &unwritten {
+            let path = store.path().display();
+            if plan.must_write {
+                bail!(
+                    "{path} cannot be written ({reason}), and nothing was tuned; name another file with --gemm-tuning-file"
+                );
+            }
+            report::line(format_args!(
+                "warning: {path} cannot be written ({reason}); results hold for this run alone"
+            ));
         }
-        if let Some(path) = &plan.import {
-            take_over(path, &mut store, info, device)?;
+        if let Some(path) = &plan.import
+            && let Some(reason) = take_over(path, &mut store, info, device)?
+        {
+            let file = store.path().display();
+            let loss = format!("{file} cannot be written ({reason}): not all that was taken over is in it");
+            report::line(format_args!("warning: {loss}"));
+            unwritten = Some(loss);
         }
         let begun = Instant::now();
         let tuner = Tuner::new(store, plan.settings, Box::new(move || begun.elapsed()));
@@ -62,6 +81,8 @@ impl Session {
             table: Table::default(),
             bar,
             last: String::new(),
+            unwritten,
+            is_verbose_lost: false,
         })
     }
 
@@ -85,9 +106,12 @@ impl Session {
                 problems.iter().copied().filter(|problem| results.get(problem).is_none()).collect();
             if let Err(error) = untuned.record(&missing) {
                 let path = untuned.path().display();
-                report::line(format_args!(
-                    "warning: {path} cannot be written ({error}); nothing is recorded"
-                ));
+                if !self.plan.must_write {
+                    report::line(format_args!(
+                        "warning: {path} cannot be written ({error}); nothing is recorded"
+                    ));
+                }
+                self.unwritten = Some(format!("{path} cannot be written ({error}): no product is recorded"));
                 self.untuned = None;
             }
         } else if matches!(self.plan.mode, GemmMode::Tune | GemmMode::Background) {
@@ -98,6 +122,11 @@ impl Session {
     /// Where problems are recorded, if they are.
     pub(crate) fn record_path(&self) -> Option<&std::path::Path> {
         self.untuned.as_ref().map(Untuned::path)
+    }
+
+    /// What is lost, if something is because a file could not be written.
+    pub(crate) fn loss(&self) -> Option<&str> {
+        self.unwritten.as_deref()
     }
 
     /// Whether there is something to tune, and time for it.
@@ -132,9 +161,16 @@ impl Session {
         self.tuned += 1;
         if let Kept::InMemory(Some(reason)) = &tuned.kept {
             let path = self.plan.file.display();
-            let warning =
-                format!("warning: {path} cannot be written ({reason}); results hold for this run alone");
-            self.bar.suspend(|| report::beside_bar(|| report::line(&warning)));
+            if !self.plan.must_write {
+                let warning =
+                    format!("warning: {path} cannot be written ({reason}); results hold for this run alone");
+                self.bar.suspend(|| report::beside_bar(|| report::line(&warning)));
+            }
+            let (before, lost) = (self.tuned - 1, tuned.outcome.problem);
+            self.unwritten = Some(format!(
+                "{path} cannot be written ({reason}): the result for {lost} is lost, {} before it kept",
+                counted(before, "result")
+            ));
         }
         if self.plan.verbose > 0 {
             self.write_verbose(&tuned.outcome);
@@ -171,25 +207,34 @@ impl Session {
     }
 
     /// Writes what a search found where `PYTORCH_TUNABLEOP_VERBOSE_FILENAME` says.
-    fn write_verbose(&self, outcome: &Outcome) {
+    fn write_verbose(&mut self, outcome: &Outcome) {
         let text = verbose(outcome, self.plan.verbose);
         let written = match &self.plan.verbose_output {
             VerboseOutput::Error => {
                 self.bar.suspend(|| report::beside_bar(|| report::line(text.trim_end())));
                 Ok(())
             }
-            VerboseOutput::Output => {
-                self.bar.suspend(|| report::beside_bar(|| report::result(&text)));
-                Ok(())
-            }
+            VerboseOutput::Output => self.bar.suspend(|| {
+                let mut written = Ok(());
+                report::beside_bar(|| written = report::result(&text));
+                written
+            }),
             VerboseOutput::File(path) => OpenOptions::new()
                 .append(true)
                 .create(true)
                 .open(path)
-                .and_then(|mut file| file.write_all(text.as_bytes())),
+                .and_then(|mut file| file.write_all(text.as_bytes()))
+                .map_err(Into::into),
         };
-        // The lines are a convenience; the results do not depend on them.
-        drop(written);
+        // The lines are a convenience, and the results do not depend on them: it is said once.
+        if let Err(error) = written
+            && !std::mem::replace(&mut self.is_verbose_lost, true)
+        {
+            let warning = format!(
+                "warning: PYTORCH_TUNABLEOP_VERBOSE_FILENAME cannot be written ({error}); lines about tuning are lost"
+            );
+            self.bar.suspend(|| report::beside_bar(|| report::line(&warning)));
+        }
     }
 
     /// One line about what was done, if anything was to do.
@@ -203,7 +248,11 @@ impl Session {
         };
         let tuned = counted(self.tuned, "product");
         let seconds = self.begun.elapsed().as_secs_f64();
-        line(format_args!("{tuned} tuned in {seconds:.1} s, see {}{left}", self.plan.file.display()));
+        let place = match self.unwritten {
+            None => format!("see {}", self.plan.file.display()),
+            Some(_) => format!("not all of them in {}", self.plan.file.display()),
+        };
+        line(format_args!("{tuned} tuned in {seconds:.1} s, {place}{left}"));
     }
 
     /// What was found, and for problems that had a result before, that.
@@ -222,38 +271,38 @@ impl Session {
     }
 }
 
-fn prepare_to_write(store: &mut Store) {
+/// Makes the file ready; returns why it cannot be written.
+fn prepare_to_write(store: &mut Store) -> Option<String> {
     match store.prepare_to_write() {
-        Ok(None) => {}
+        Ok(None) => None,
         Ok(Some(aside)) => {
             line(format_args!("the file that does not apply is now {}", aside.display()));
+            None
         }
-        Err(error) => {
-            let path = store.path().display();
-            report::line(format_args!(
-                "warning: {path} cannot be written ({error}); results hold for this run alone"
-            ));
-        }
+        Err(error) => Some(error.to_string()),
     }
 }
 
-/// Puts PyTorch's results into our file and hands them to the device.
+/// Puts PyTorch's results into our file and hands them to the device. Returns why some are not in the file.
 fn take_over(
     path: &std::path::Path,
     store: &mut Store,
     info: &DeviceInfo,
     device: &mut dyn GemmDevice,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let (results, notes) = import(path, device, info.kind).context("--import-tunableop")?;
     found::notes(path.display(), &notes);
     let over = octet_tune::take_over(&results, device);
+    let mut unwritten = None;
     for (problem, tuned) in &over.taken {
-        store.insert(*problem, &tuned.solution, tuned.milliseconds);
+        if let Kept::InMemory(Some(reason)) = store.insert(*problem, &tuned.solution, tuned.milliseconds) {
+            unwritten = Some(reason);
+        }
     }
     let taken = results.len() - over.left.len();
     line(format_args!("{taken} of {} in {} taken over", counted(results.len(), "result"), path.display()));
     found::notes(path.display(), &over.left);
-    Ok(())
+    Ok(unwritten)
 }
 
 /// Lines about a search.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::{Checkpoint, Folder};
 use crate::house;
-use crate::program::{Server, run, serve_shipped};
+use crate::program::{Server, end_of, program, run, serve_shipped};
 
 /// The results that a benchmark wrote.
 fn results(path: &Path) -> Value {
@@ -312,4 +312,47 @@ fn flags_that_cannot_be_honoured_say_why() {
         assert!(ended.stderr.contains(words), "{flags:?}: {}", ended.stderr);
         assert!(!ended.stderr.contains("panicked"), "{flags:?}: {}", ended.stderr);
     }
+}
+
+/// An hour of load must not end with a file that could never be written.
+#[test]
+fn results_that_could_not_be_written_are_refused_first() {
+    let folder = Checkpoint::llama().write();
+    let model = folder.path().to_str().unwrap();
+    let nowhere = folder.path().join("config.json/results.json");
+    let nowhere = nowhere.to_str().unwrap();
+    let below = folder.path().join("missing/results.json");
+    for flags in [
+        &["latency", "--model", model, "--output-json", nowhere][..],
+        &["latency", "--model", model, "--output-json", model],
+        &["throughput", "--model", model, "--output-json", below.to_str().unwrap()],
+        &["serve", "--port", "9", "--save-result", "--result-dir", nowhere],
+        &[
+            "serve",
+            "--port",
+            "9",
+            "--append-result",
+            "--result-dir",
+            model,
+            "--result-filename",
+            "no/such/file",
+        ],
+    ] {
+        let ended = run(&[&["bench"], flags].concat());
+        assert!(!ended.status.success(), "{flags:?}");
+        let said = &ended.stderr;
+        assert!(
+            ["cannot be written", "could not be made"].iter().any(|it| said.contains(it)),
+            "{flags:?}: {said}"
+        );
+        assert!(!said.contains("loaded in"), "{flags:?}: it was known too late: {said}");
+    }
+    let full = ["bench", "latency", "--model", model, "--threads", "1", "--kv-cache-memory-bytes", "4M"];
+    let short = ["--input-len", "4", "--output-len", "2", "--num-iters", "1", "--num-iters-warmup", "0"];
+    let ended = run(&[&full[..], &short, &["--output-json", "/dev/full"]].concat());
+    assert!(!ended.status.success() && ended.stderr.contains("/dev/full"), "{}", ended.stderr);
+    let mut command = program(&["devices"]);
+    command.stdout(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let ended = end_of(&mut command);
+    assert!(!ended.status.success() && ended.stderr.contains("standard output"), "{}", ended.stderr);
 }

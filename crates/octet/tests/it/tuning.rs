@@ -130,6 +130,76 @@ fn a_folder_that_cannot_be_written_is_no_obstacle() {
 }
 
 #[test]
+fn results_that_cannot_be_kept_are_an_error() {
+    let place = Place::new();
+    fs::write(place.file("file"), "").unwrap();
+    let nowhere = place.file("file/results.csv");
+    let nowhere = nowhere.to_str().expect("a path of the test is text");
+    let ended = place.tune(&["--batch-size", "1", "--gemm-tuning-file", nowhere]);
+    assert!(!ended.status.success(), "{}", ended.stderr);
+    assert!(ended.stderr.contains("results0.csv cannot be written"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("nothing was tuned"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("tuned in"), "{}", ended.stderr);
+
+    let model = place.model.path().to_str().expect("a path of the test is text");
+    let variable = [("PYTORCH_TUNABLEOP_UNTUNED_FILENAME", nowhere)];
+    let ended =
+        place.run(&["tune", model, "--threads", "1", "--batch-size", "1", "--record-untuned"], &variable);
+    assert!(!ended.status.success() && ended.stderr.contains("no product is recorded"), "{}", ended.stderr);
+}
+
+/// A limit to the length of files is a disk that is full after a few results.
+#[test]
+fn a_full_disk_ends_tuning_and_keeps_what_is_there() {
+    let place = Place::new();
+    let csv = place.file("tunableop_results0.csv");
+    let limited = "trap '' XFSZ; ulimit -f 1; exec \"$@\"";
+    let program = env!("CARGO_BIN_EXE_octet");
+    let model = place.model.path().to_str().expect("a path of the test is text");
+    let mut command = std::process::Command::new("sh");
+    command.args([
+        "-c",
+        limited,
+        "sh",
+        program,
+        "tune",
+        model,
+        "--threads",
+        "1",
+        "--kv-cache-memory-bytes",
+        "4M",
+    ]);
+    command.current_dir(place.work.path()).stdin(std::process::Stdio::null());
+    let ended = finish(
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap(),
+    );
+    assert!(!ended.status.success(), "{}", ended.stderr);
+    let kept = results(&csv).len();
+    assert!(kept > 0, "{}", fs::read_to_string(&csv).unwrap());
+    assert!(ended.stderr.contains("is lost, "), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("{kept} result")), "{}", ended.stderr);
+    assert!(fs::read_to_string(&csv).unwrap().ends_with('\n'), "no half line is left");
+    assert!(ended.stdout.contains("product"), "what was found is shown: {}", ended.stdout);
+}
+
+#[test]
+fn a_server_says_once_that_it_cannot_keep_results() {
+    let place = Place::new();
+    fs::write(place.file("file"), "").unwrap();
+    let nowhere = place.file("file/results.csv");
+    let nowhere = nowhere.to_str().expect("a path of the test is text");
+    let server = launch_in(
+        place.work.path(),
+        place.model.path(),
+        &["--gemm-tuning", "background", "--gemm-tuning-file", nowhere, "--max-num-seqs", "2"],
+    );
+    let before = server.said_at_start.matches("cannot be written").count();
+    thread::sleep(Duration::from_secs(2));
+    let (_, after) = server.stop();
+    assert_eq!((before, after.iter().filter(|line| line.contains("cannot be written")).count()), (1, 0));
+}
+
+#[test]
 fn wrong_values_are_refused_by_name() {
     let place = Place::new();
     let model = place.model.path().to_str().expect("a path of the test is text");

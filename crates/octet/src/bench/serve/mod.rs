@@ -12,9 +12,8 @@ mod report;
 mod request;
 mod setup;
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +23,7 @@ use super::progress_bar;
 use super::random::Random;
 use super::statistics::count;
 use crate::cli::bench::ServeArgs;
+use crate::output::OutputFile;
 use arrivals::Rate;
 use measure::{Metric, Totals};
 use report::Report;
@@ -36,6 +36,7 @@ use setup::Setup;
 /// No server; a data set that cannot be made; not one request that succeeded; a file that cannot be written.
 pub(crate) fn run(arguments: &ServeArgs) -> Result<()> {
     let metrics = metrics(arguments)?;
+    let folder = claim_folder(arguments)?;
     let setup = Setup::new(arguments)?;
     warm_up(arguments, &setup)?;
     let load = &arguments.load;
@@ -53,9 +54,13 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<()> {
         percents: arguments.report.metric_percentiles.clone(),
         client_processor_seconds: processor,
     };
-    report.write_failures(&mut std::io::stderr().lock())?;
-    report.write_text(&mut std::io::stdout().lock())?;
-    save(arguments, &report)?;
+    // A standard error that nobody reads costs no result.
+    let _ = report.write_failures(&mut std::io::stderr().lock());
+    let shown = report.write_text(&mut std::io::stdout().lock());
+    if let Some(folder) = folder {
+        save(arguments, &folder, &report)?;
+    }
+    shown.context("the report could not be written to standard output")?;
     if report.totals.completed == 0 {
         bail!("all {} requests failed", report.totals.failed);
     }
@@ -139,25 +144,29 @@ fn send(
     Ok((outcomes?, duration))
 }
 
-/// Writes the file of results, if one is wanted.
-fn save(arguments: &ServeArgs, report: &Report) -> Result<()> {
+/// The folder of the file of results, if one is wanted, and known to be writable: the load may take hours.
+fn claim_folder(arguments: &ServeArgs) -> Result<Option<PathBuf>> {
     let wanted = &arguments.report;
     if !wanted.save_result && !wanted.append_result {
-        return Ok(());
+        return Ok(None);
     }
     let folder = wanted.result_dir.clone().unwrap_or_else(|| PathBuf::from("."));
     fs::create_dir_all(&folder)
         .with_context(|| format!("--result-dir: {} could not be made", folder.display()))?;
+    // The report names its file itself when it is made.
+    let path = folder.join(wanted.result_filename.as_deref().unwrap_or("results.json"));
+    OutputFile::claim(path.clone())
+        .with_context(|| format!("the results cannot be written to {}", path.display()))?;
+    Ok(Some(folder))
+}
+
+/// Writes the file of results.
+fn save(arguments: &ServeArgs, folder: &Path, report: &Report) -> Result<()> {
+    let wanted = &arguments.report;
     let path = folder.join(wanted.result_filename.clone().unwrap_or_else(|| report.file_name()));
-    let mut text = serde_json::to_string(&report.to_json(wanted.save_detailed))?;
-    let mut options = OpenOptions::new();
-    options.create(true).write(true).append(wanted.append_result).truncate(!wanted.append_result);
-    let written = options.open(&path).and_then(|mut file| {
-        // A further result begins a further line.
-        if wanted.append_result && file.metadata()?.len() > 0 {
-            text.insert(0, '\n');
-        }
-        file.write_all(text.as_bytes())
-    });
+    let text = serde_json::to_string(&report.to_json(wanted.save_detailed))?;
+    let output = OutputFile::claim(path.clone());
+    let written = output
+        .and_then(|output| if wanted.append_result { output.append(&text) } else { output.replace(&text) });
     written.with_context(|| format!("the results could not be written to {}", path.display()))
 }
