@@ -11,7 +11,7 @@ use octet_engine::EngineConfig;
 use octet_model::{
     KvCacheChoice, LoadFormat, LoadOptions, LoadedModel, MaxModelLen, ModelSource, RunnerLimits, WeightType,
 };
-use octet_server::{Model, ServerConfig, Service, bind};
+use octet_server::{ListenAddress, Model, ServerConfig, Service, bind};
 use octet_text::{ChatTemplate, Tokenizer};
 
 use crate::folder::Folder;
@@ -98,11 +98,14 @@ fn start() -> SocketAddr {
     let (ready, is_ready) = mpsc::channel();
     thread::spawn(move || {
         let ended = octet_server::run(service, socket, |address| {
-            ready.send(address).expect("somebody waits for the address");
+            ready.send(address.clone()).expect("somebody waits for the address");
         });
         panic!("the server ended: {ended:?}");
     });
-    is_ready.recv_timeout(PATIENCE).expect("the server starts")
+    match is_ready.recv_timeout(PATIENCE).expect("the server starts") {
+        ListenAddress::Tcp(address) => address,
+        ListenAddress::Unix(path) => panic!("no path was asked for: {}", path.display()),
+    }
 }
 
 fn engine_config() -> EngineConfig {

@@ -1,11 +1,14 @@
 //! What the program tells the server, once.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use octet_sample::LogprobsMode;
+
+use crate::connection::ConnectionLimits;
 
 /// Everything about the server that is a choice of who runs it. [`ServerConfig::default`] holds vLLM's defaults.
 #[derive(Clone, Debug)]
@@ -14,6 +17,12 @@ pub struct ServerConfig {
     pub host: String,
     /// Port; 0 lets the operating system choose.
     pub port: u16,
+    /// A Unix socket's path; host and port are not used then.
+    pub unix_socket: Option<PathBuf>,
+    /// A prefix of all paths that a proxy leaves in place. Requests may come with it or without.
+    pub root_path: String,
+    /// Bounds on connections.
+    pub connections: ConnectionLimits,
     /// Accepted keys; when empty, no key is asked for.
     pub api_keys: ApiKeyList,
     /// Which pages of other origins may call.
@@ -36,8 +45,14 @@ pub struct ServerConfig {
     pub shutdown_timeout: Duration,
     /// Labels of `vllm:cache_config_info`: (name, value).
     pub cache_config: Vec<(String, String)>,
-    /// Whether each request is logged.
+    /// Whether each request leaves a line in the log when it has ended.
     pub access_log: bool,
+    /// Paths whose requests leave none: probes, scrapes.
+    pub quiet_paths: Vec<String>,
+    /// Whether the parameters of each request are logged when it comes.
+    pub request_log: bool,
+    /// Characters of a prompt that are logged, where the level of the log is `debug`; `None` stands for all.
+    pub max_logged_prompt: Option<usize>,
     /// Whether `/load` counts.
     pub load_tracking: bool,
     /// Log lines that were lost because nobody took them, counted by whoever writes the log; shown as a metric.
@@ -49,6 +64,9 @@ impl Default for ServerConfig {
         Self {
             host: "0.0.0.0".to_owned(),
             port: 8000,
+            unix_socket: None,
+            root_path: String::new(),
+            connections: ConnectionLimits::default(),
             api_keys: ApiKeyList::default(),
             cors: CorsConfig::default(),
             limits: Limits::default(),
@@ -61,6 +79,9 @@ impl Default for ServerConfig {
             shutdown_timeout: Duration::ZERO,
             cache_config: Vec::new(),
             access_log: true,
+            quiet_paths: Vec::new(),
+            request_log: false,
+            max_logged_prompt: None,
             load_tracking: false,
             lost_log_lines: Arc::default(),
         }

@@ -10,13 +10,15 @@ use axum::response::{IntoResponse, Response};
 use octet_sample::{LogprobCount, SampledToken};
 use serde::Serialize;
 
+use crate::access::{self, TokenTally};
+use crate::connection::Nudge;
 use crate::error::ApiError;
 use crate::generation::{Generation, GenerationPlan, Output, TokenCounts};
 use crate::intake::{Task, prepare};
 use crate::logprobs::TokenNames;
 use crate::parameters::{Parameters, StreamUsage};
 use crate::request_id::ClientId;
-use crate::sse::{self, ChunkWriter};
+use crate::sse::{self, ChunkWriter, Pace};
 use crate::state::{App, unix_seconds};
 use crate::usage::Usage;
 
@@ -41,11 +43,16 @@ pub(crate) async fn generate<E: Endpoint>(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let client = ClientId::from_headers(request.headers());
+    let tally = request.extensions().get::<TokenTally>().cloned().unwrap_or_default();
+    let nudge = request.extensions().get::<Nudge>().cloned().unwrap_or_default();
     let work = move |app: &App, task: &Task| E::prepare(app, task, &client);
     let ((plan, shape), lease) = prepare(&app, request, work).await?;
-    let mut generation = Generation::start(&app, plan, lease)?;
+    if app.config.request_log {
+        access::log_request(&app, &shape.common().id, &plan);
+    }
+    let mut generation = Generation::start(&app, plan, lease)?.told_to(tally);
     if shape.common().stream.is_some() {
-        return Ok(sse::stream(generation, shape.chunks()));
+        return Ok(sse::stream(generation, shape.chunks(), Pace::new(&app, nudge)));
     }
     let outputs = generation.gather().await?;
     let usage = shape.common().usage(generation.usage());

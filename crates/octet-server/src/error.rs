@@ -1,5 +1,7 @@
 //! Errors: of requests, with the one place that maps them to HTTP, and of the server as a whole.
 
+use std::path::PathBuf;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -44,6 +46,12 @@ pub(crate) enum ApiError {
     /// The body broke off.
     #[error("the request body could not be read: {message}")]
     BodyUnreadable { message: String },
+    /// The body did not come in time.
+    #[error("the request body came too slowly; send it in one piece, or faster")]
+    BodyTooSlow,
+    /// Nobody reads the stream.
+    #[error("the stream was not read: {bytes} bytes waited for the client, and generation was ended")]
+    NotRead { bytes: usize },
     /// Not text.
     #[error("the request body is not valid UTF-8: byte {valid_up_to} does not continue a character")]
     BodyNotUtf8 { valid_up_to: usize },
@@ -152,6 +160,9 @@ impl ApiError {
             Self::NoRoute { .. } => Face::new(StatusCode::NOT_FOUND, "Not Found"),
             Self::WrongMethod { .. } => Face::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
             Self::Unauthorized => Face::new(StatusCode::UNAUTHORIZED, "Unauthorized"),
+            Self::BodyTooSlow | Self::NotRead { .. } => {
+                Face::new(StatusCode::REQUEST_TIMEOUT, "Request Timeout")
+            }
             Self::BodyTooLarge { .. } | Self::TooCostly { .. } => {
                 Face::new(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large")
             }
@@ -287,9 +298,29 @@ pub enum ServerError {
     /// The operating system gave no thread, timer or signal handler.
     #[error("the server could not be set up: {0}")]
     Setup(#[source] std::io::Error),
-    /// Accepting connections failed.
-    #[error("the server stopped accepting connections: {0}")]
-    Accept(#[source] std::io::Error),
+    /// Listening at a path failed.
+    #[error("cannot listen at the Unix socket {}: {source}", path.display())]
+    UnixSocket {
+        /// As it was given.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another program listens at the path.
+    #[error(
+        "the Unix socket {} is in use; stop the program that listens there, or choose another path with --uds",
+        path.display()
+    )]
+    UnixSocketInUse {
+        /// As it was given.
+        path: PathBuf,
+    },
+    /// The path is taken by something else.
+    #[error("{} exists and is no socket; it stays as it is: choose another path with --uds", path.display())]
+    NoUnixSocket {
+        /// As it was given.
+        path: PathBuf,
+    },
     /// The engine ended although nobody asked it to.
     #[error("the engine failed: {message}")]
     EngineFault {
@@ -320,6 +351,8 @@ mod tests {
             (ApiError::Unauthorized, row(401, "Unauthorized", None)),
             (ApiError::ContentType { found: text() }, row(400, "Bad Request", Some("body"))),
             (ApiError::BodyTooLarge { limit: 3 }, row(413, "Payload Too Large", None)),
+            (ApiError::BodyTooSlow, row(408, "Request Timeout", None)),
+            (ApiError::NotRead { bytes: 3 }, row(408, "Request Timeout", None)),
             (ApiError::BodyUnreadable { message: text() }, row(400, "Bad Request", Some("body"))),
             (ApiError::BodyNotUtf8 { valid_up_to: 3 }, row(400, "Bad Request", Some("body"))),
             (ApiError::BodyNotJson { message: text() }, row(400, "Bad Request", Some("body"))),

@@ -12,13 +12,16 @@
 //! the engine's thread only pushes. Events become text and are gathered, or streamed by `sse`. When the client goes
 //! away the generation is dropped and gives its sequences up.
 //!
-//! `error` is the single map from errors to HTTP. `auth` and `cors` decide who may call; `metrics` prints what was
+//! `connection` accepts and bounds connections in number and time, `access` writes the line of the log that a request
+//! leaves. `error` is the single map from errors to HTTP. `auth` and `cors` decide who may call; `metrics` prints what was
 //! counted, under vLLM's names.
 
+mod access;
 mod auth;
 mod chat;
 mod completions;
 mod config;
+mod connection;
 mod cors;
 mod endpoint;
 mod error;
@@ -42,8 +45,9 @@ mod tokenize;
 mod usage;
 
 pub use config::{ApiKeyList, CorsConfig, GenerationDefaults, Limits, ResponseConfig, ServerConfig};
+pub use connection::ConnectionLimits;
 pub use error::ServerError;
-pub use listen::{BoundSocket, bind};
+pub use listen::{BoundSocket, ListenAddress, bind};
 pub use model::Model;
 pub use serve::{Service, run, serve};
 

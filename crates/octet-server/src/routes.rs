@@ -6,17 +6,18 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::Request;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_request};
 use axum::response::Response;
 use axum::routing::{get, post};
 
+use crate::access::observe;
 use crate::auth::require_key;
 use crate::chat::ChatShape;
 use crate::completions::CompletionShape;
 use crate::endpoint::generate;
 use crate::error::ServerError;
 use crate::health::{health, index, load, no_route, version, wrong_method};
-use crate::metrics::{metrics, observe};
+use crate::metrics::metrics;
 use crate::models::{model, models};
 use crate::state::App;
 use crate::tokenize::{detokenize, tokenize};
@@ -26,7 +27,8 @@ use crate::{cors, request_id};
 pub(crate) fn router(app: Arc<App>) -> Result<Router, ServerError> {
     // The last layer is the outermost: a refused request is counted and logged too, and a page of another origin
     // can read the refusal.
-    Ok(Router::new()
+    let prefix = app.config.root_path.trim_end_matches('/').to_owned();
+    let router = Router::new()
         .route("/", get(index))
         .route("/v1/completions", post(generate::<CompletionShape>))
         .route("/v1/chat/completions", post(generate::<ChatShape>))
@@ -45,7 +47,31 @@ pub(crate) fn router(app: Arc<App>) -> Result<Router, ServerError> {
         .layer(cors::layer(&app.config.cors)?)
         .layer(from_fn_with_state(Arc::clone(&app), name_request))
         .layer(from_fn_with_state(Arc::clone(&app), observe))
-        .with_state(app))
+        .with_state(app);
+    if prefix.is_empty() {
+        return Ok(router);
+    }
+    // A layer of the router itself would come after the choice of the route.
+    let strip = move |request| std::future::ready(without_prefix(request, &prefix));
+    Ok(Router::new().fallback_service(router).layer(map_request(strip)))
+}
+
+/// The request with a path as if there were no proxy. A path without the prefix stays as it is, as in vLLM.
+fn without_prefix(mut request: Request<Body>, prefix: &str) -> Request<Body> {
+    let uri = request.uri();
+    let Some(rest) = uri.path_and_query().and_then(|whole| whole.as_str().strip_prefix(prefix)) else {
+        return request;
+    };
+    let stripped = match rest.chars().next() {
+        Some('/') => rest.parse(),
+        None | Some('?') => format!("/{rest}").parse(),
+        // Another path that only begins alike.
+        Some(_) => return request,
+    };
+    if let Ok(stripped) = stripped {
+        *request.uri_mut() = stripped;
+    }
+    request
 }
 
 /// Middleware: an X-Request-Id on every response, if the server is to send them.
@@ -57,4 +83,23 @@ async fn name_request(State(app): State<Arc<App>>, request: Request<Body>, next:
     let mut response = next.run(request).await;
     request_id::echo(id, &mut response);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_taken_off_where_it_is_one() {
+        for (path, expected) in [
+            ("/llm/v1/models?x=1", "/v1/models?x=1"),
+            ("/llm", "/"),
+            ("/llm?x", "/?x"),
+            ("/v1/models", "/v1/models"),
+            ("/llms/v1", "/llms/v1"),
+        ] {
+            let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            assert_eq!(without_prefix(request, "/llm").uri().to_string(), expected, "{path}");
+        }
+    }
 }

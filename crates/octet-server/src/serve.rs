@@ -1,20 +1,18 @@
 //! The life of the server: listen, serve, and end in order, by a signal or by a fault of the engine.
 
-use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use octet_engine::{EngineExit, EngineHandle, EngineThread};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
 
 use crate::config::ServerConfig;
+use crate::connection::{Connections, Phase};
 use crate::error::ServerError;
 use crate::intake::PREPARING_THREADS;
-use crate::listen::BoundSocket;
+use crate::listen::{BoundSocket, ListenAddress};
 use crate::model::Model;
 use crate::routes::router;
 use crate::state::App;
@@ -25,8 +23,14 @@ const CONNECTION_THREADS: usize = 2;
 /// How long `/health` says that the engine died before the process ends.
 const FAULT_LINGER: Duration = Duration::from_secs(2);
 
-/// What is left to connections after the last sequence has ended, to send what was generated.
-const FLUSH_TIME: Duration = Duration::from_secs(5);
+/// What the engine gets beyond the time of requests in flight: it ends them between two steps. Then the server does.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What is left to connections after the last request has ended, to send what was generated.
+const FLUSH_TIME: Duration = Duration::from_secs(4);
+
+/// The same after a second signal.
+const HURRIED_FLUSH_TIME: Duration = Duration::from_millis(500);
 
 /// What [`serve`] puts together.
 pub struct Service {
@@ -47,7 +51,7 @@ pub struct Service {
 pub fn run(
     service: Service,
     socket: BoundSocket,
-    on_ready: impl FnOnce(SocketAddr),
+    on_ready: impl FnOnce(&ListenAddress),
 ) -> Result<(), ServerError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONNECTION_THREADS)
@@ -71,69 +75,88 @@ pub fn run(
 pub async fn serve(
     service: Service,
     socket: BoundSocket,
-    on_ready: impl FnOnce(SocketAddr),
+    on_ready: impl FnOnce(&ListenAddress),
 ) -> Result<(), ServerError> {
     let Service { config, model, engine, engine_thread } = service;
-    let shutdown_timeout = config.shutdown_timeout;
+    let (shutdown_timeout, limits) = (config.shutdown_timeout, config.connections);
     let app = Arc::new(App::new(config, model, engine.clone()));
     let router = router(Arc::clone(&app))?;
     let mut signals = Signals::install()?;
     let mut engine_end = watch(engine_thread)?;
     let address = socket.local_address()?;
-    // Frames of a stream are small and must leave at once.
-    let listener = socket.listen()?.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection could not be set to send small packets at once");
-        }
-    });
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-        // An error means that `stop` was dropped: the end as well.
-        let _ = stopped.await;
-    });
-    let mut server = pin!(server.into_future());
-    on_ready(address);
+    let (connections, last) = Connections::new(router, limits, app.phase.clone());
+    tokio::spawn(connections.accept(socket.listen()?));
+    on_ready(&address);
     let cause = tokio::select! {
-        result = &mut server => return result.map_err(ServerError::Accept),
         name = signals.next() => Cause::Signal(name),
         exit = &mut engine_end => Cause::Engine(exit.unwrap_or_else(|_| {
             EngineExit::Died("its thread cannot be watched".to_owned())
         })),
     };
+    let mut stop = Stop { app, engine, last };
     match cause {
         Cause::Signal(name) => {
-            app.stop();
-            let stats = engine.stats();
-            let in_flight = stats.running + stats.waiting;
-            let seconds = shutdown_timeout.as_secs_f64();
-            tracing::info!("{name}: stopping; {in_flight} sequences in flight have {seconds} s to end");
-            engine.shutdown(shutdown_timeout);
-            // Whoever listens for the end may be gone already; then the server has ended, which is what is wanted.
-            let _ = stop.send(());
-            let patience = shutdown_timeout + FLUSH_TIME;
+            stop.announce(name, shutdown_timeout);
             tokio::select! {
-                _ = timeout(patience, &mut server) => {},
+                () = stop.in_order(shutdown_timeout) => {}
                 name = signals.next() => {
                     tracing::info!("{name} again: requests in flight are given up");
-                    engine.shutdown(Duration::ZERO);
-                    let _ = timeout(FLUSH_TIME, &mut server).await;
-                },
+                    stop.at_once().await;
+                }
             }
             Ok(())
         }
         Cause::Engine(EngineExit::Stopped) => {
-            app.stop();
-            let _ = stop.send(());
-            let _ = timeout(FLUSH_TIME, &mut server).await;
+            stop.in_order(Duration::ZERO).await;
             Ok(())
         }
         Cause::Engine(EngineExit::Died(message)) => {
             tracing::error!(%message, "the engine died; the server stops");
-            let _ = timeout(FAULT_LINGER, &mut server).await;
-            let _ = stop.send(());
-            let _ = timeout(FLUSH_TIME, &mut server).await;
+            sleep(FAULT_LINGER).await;
+            stop.in_order(Duration::ZERO).await;
             Err(ServerError::EngineFault { message })
         }
+    }
+}
+
+/// The way to the end.
+struct Stop {
+    app: Arc<App>,
+    engine: EngineHandle,
+    /// Ends with the last connection.
+    last: mpsc::Receiver<()>,
+}
+
+impl Stop {
+    fn announce(&self, signal: &str, time: Duration) {
+        let stats = self.engine.stats();
+        let in_flight = stats.running + stats.waiting;
+        let seconds = time.as_secs_f64();
+        tracing::info!("{signal}: stopping; {in_flight} sequences in flight have {seconds} s to end");
+    }
+
+    /// Accepts no more, lets requests in flight go on for `time`, then ends them with errors, and waits for connections
+    /// until all is sent that is read.
+    async fn in_order(&mut self, time: Duration) {
+        self.app.enter(Phase::Draining);
+        self.engine.shutdown(time);
+        if timeout(time.saturating_add(GRACE), self.last.recv()).await.is_err() {
+            self.end(FLUSH_TIME).await;
+        }
+    }
+
+    /// The same for those who cannot wait.
+    async fn at_once(&mut self) {
+        self.engine.shutdown(Duration::ZERO);
+        self.end(HURRIED_FLUSH_TIME).await;
+    }
+
+    /// Ends what is in flight, and closes what is left after `patience`.
+    async fn end(&mut self, patience: Duration) {
+        self.app.enter(Phase::Ending);
+        // Connections whose clients do not read have had their time.
+        let _ = timeout(patience, self.last.recv()).await;
+        self.app.enter(Phase::Closed);
     }
 }
 

@@ -1,17 +1,25 @@
 //! Server-sent events: the framing, and the body that turns a running generation into frames.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::sleep;
 
+use crate::connection::{Nudge, Phase};
 use crate::error::ApiError;
 use crate::generation::{Delta, Generation};
+use crate::state::App;
 
 /// The last frame of every stream.
 const DONE: &[u8] = b"data: [DONE]\n\n";
+
+/// A line that clients skip: it shows that the stream is alive, and finds out whether its client is.
+const COMMENT: &[u8] = b": keep-alive\n\n";
 
 /// Frames under construction.
 #[derive(Debug, Default)]
@@ -38,6 +46,22 @@ impl Frames {
     }
 }
 
+/// What makes a stream speak besides its generation.
+pub(crate) struct Pace {
+    /// After so long a silence it sends a comment.
+    heartbeat: Duration,
+    /// Asks for one at once.
+    nudge: Nudge,
+    /// The server may end before the stream.
+    phase: watch::Receiver<Phase>,
+}
+
+impl Pace {
+    pub(crate) fn new(app: &App, nudge: Nudge) -> Self {
+        Self { heartbeat: app.config.connections.heartbeat, nudge, phase: app.phase.subscribe() }
+    }
+}
+
 /// Turns deltas into an endpoint's chunks.
 pub(crate) trait ChunkWriter: Send + 'static {
     /// One delta; it may make no frame at all.
@@ -49,8 +73,8 @@ pub(crate) trait ChunkWriter: Send + 'static {
 
 /// A streamed response. When the client goes away the body is dropped, and with it the generation, which gives its
 /// sequences up.
-pub(crate) fn stream(generation: Generation, writer: impl ChunkWriter) -> Response {
-    let state = Running { generation, writer, ended: false };
+pub(crate) fn stream(generation: Generation, writer: impl ChunkWriter, pace: Pace) -> Response {
+    let state = Running { generation, writer, pace, ended: false };
     let body = futures_util::stream::unfold(state, |mut state| async move {
         let bytes = state.next().await?;
         Some((Ok::<_, Infallible>(bytes), state))
@@ -67,6 +91,7 @@ pub(crate) fn stream(generation: Generation, writer: impl ChunkWriter) -> Respon
 struct Running<W> {
     generation: Generation,
     writer: W,
+    pace: Pace,
     ended: bool,
 }
 
@@ -77,8 +102,23 @@ impl<W: ChunkWriter> Running<W> {
             return None;
         }
         let mut frames = Frames::default();
+        let Pace { heartbeat, nudge, phase } = &mut self.pace;
         while frames.bytes.is_empty() {
-            match self.generation.next().await {
+            let next = tokio::select! {
+                biased;
+                next = self.generation.next() => next,
+                // An error means that the server is gone: the end as well.
+                _ = phase.wait_for(|phase| *phase >= Phase::Ending) => Some(Err(ApiError::ShuttingDown)),
+                () = nudge.0.notified() => {
+                    frames.bytes.extend_from_slice(COMMENT);
+                    break;
+                }
+                () = sleep(*heartbeat) => {
+                    frames.bytes.extend_from_slice(COMMENT);
+                    break;
+                }
+            };
+            match next {
                 Some(Ok(delta)) => self.writer.delta(delta, &self.generation, &mut frames),
                 Some(Err(error)) => {
                     self.ended = true;

@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use octet_engine::EngineHandle;
+use tokio::sync::watch;
 
 use crate::auth::ApiKeys;
 use crate::config::ServerConfig;
+use crate::connection::Phase;
 use crate::error::ApiError;
 use crate::intake::Intake;
 use crate::metrics::Metrics;
@@ -30,8 +32,8 @@ pub(crate) struct App {
     pub(crate) ignored: IgnoredFields,
     /// Generation requests in progress, for `/load`.
     pub(crate) load: AtomicI64,
-    /// Set when a signal asked for the end; from then on refusals are not the engine's fault.
-    stopping: AtomicBool,
+    /// How far the server is on its way to the end. Once that was asked for, refusals are not the engine's fault.
+    pub(crate) phase: watch::Sender<Phase>,
     /// Bytes of the longest token: no text longer than the model's length times this can fit.
     longest_token_bytes: usize,
     /// When the server started, seconds since 1970.
@@ -58,18 +60,23 @@ impl App {
             seeds,
             ignored: IgnoredFields::default(),
             load: AtomicI64::new(0),
-            stopping: AtomicBool::new(false),
+            phase: watch::Sender::new(Phase::Open),
             longest_token_bytes,
             started: unix_seconds(),
         }
     }
 
     pub(crate) fn stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        *self.phase.borrow() > Phase::Open
     }
 
-    pub(crate) fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+    /// Goes on towards the end; never back.
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.send_if_modified(|current| {
+            let goes_on = phase > *current;
+            *current = phase.max(*current);
+            goes_on
+        });
     }
 
     /// What a check of parameters needs to know.

@@ -32,9 +32,11 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<()> {
     logging::start()?;
     let (service, socket) = prepare(arguments)?;
     let names = service.model.names.join(", ");
+    let root = service.config.root_path.clone();
     octet_server::run(service, socket, |address| {
         let seconds = begun.elapsed().as_secs_f64();
-        report::line(format_args!("serving {names} at http://{address}/v1 (ready after {seconds:.2} s)"));
+        let path = format!("{}/v1", root.trim_end_matches('/'));
+        report::line(format_args!("serving {names} at {address}{path} (ready after {seconds:.2} s)"));
     })?;
     Ok(())
 }
@@ -110,7 +112,7 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
             Err(_) => bail!("--max-logprobs is {count}, expected -1 (no limit) or at least 0"),
         },
     };
-    Ok(ServerConfig {
+    let mut config = ServerConfig {
         host: arguments.host.clone(),
         port: arguments.port,
         api_keys: ApiKeyList(arguments.api_key.clone()),
@@ -145,11 +147,12 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
         priority_scheduling: settings::has_priorities(&arguments.engine),
         trust_request_chat_template: arguments.trust_request_chat_template,
         shutdown_timeout: Duration::from_secs(arguments.shutdown_timeout),
-        access_log: !arguments.disable_access_log,
         load_tracking: arguments.enable_server_load_tracking,
         lost_log_lines: logging::dropped_lines(),
         ..ServerConfig::default()
-    })
+    };
+    arguments.http.apply(&mut config)?;
+    Ok(config)
 }
 
 /// The generation config that `--generation-config` names, with what `--override-generation-config` replaces. `vllm`

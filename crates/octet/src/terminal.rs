@@ -56,7 +56,7 @@ fn start_here(here: InProcess) -> Result<Option<String>> {
     let server = move || {
         let ended = octet_server::run(service, socket, move |address| {
             // Nobody waits only if the main thread is gone, and with it the process.
-            let _ = ready.send(address);
+            let _ = ready.send(address.clone());
         });
         // A signal or a fault: the client, which may wait for a line, cannot go on without its server.
         match ended {
@@ -72,7 +72,7 @@ fn start_here(here: InProcess) -> Result<Option<String>> {
         .spawn(server)
         .context("no thread for the model's server")?;
     match address.recv() {
-        Ok(address) => Ok(Some(format!("http://{address}/v1"))),
+        Ok(address) => Ok(Some(format!("{address}/v1"))),
         Err(_) => bail!("the model's server ended before it was ready"),
     }
 }

@@ -17,12 +17,13 @@ use octet_text::StreamOptions;
 use serde::Serialize;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
+use crate::access::TokenTally;
 use crate::error::ApiError;
 use crate::intake::Lease;
 use crate::parameters::Parameters;
 use crate::state::App;
 use sequence::Sequence;
-use sink::{ChannelSink, Stamped};
+use sink::{Backlog, ChannelSink, Stamped};
 
 /// What to generate for one client request.
 pub(crate) struct GenerationPlan {
@@ -158,6 +159,9 @@ pub(crate) struct Output {
 pub(crate) struct Generation {
     app: Arc<App>,
     events: UnboundedReceiver<Stamped>,
+    backlog: Arc<Backlog>,
+    /// Where the line of the log finds how many tokens there were.
+    tally: TokenTally,
     sequences: Vec<Sequence>,
     n: usize,
     /// Sequences that have not ended.
@@ -172,12 +176,15 @@ impl Generation {
         plan.check_share(app)?;
         lease.resize(plan.kept_bytes(app.model.vocabulary_size))?;
         let (sender, events) = mpsc::unbounded_channel();
+        let backlog = Arc::<Backlog>::default();
         let GenerationPlan { sequences, n, text, stream_interval, priority, cache_salt, arrived } = plan;
         let count = sequences.len();
         app.load.fetch_add(1, Ordering::Relaxed);
         let mut generation = Self {
             app: Arc::clone(app),
             events,
+            backlog: Arc::clone(&backlog),
+            tally: TokenTally::default(),
             sequences: Vec::with_capacity(count),
             n,
             live: 0,
@@ -197,7 +204,7 @@ impl Generation {
                 max_tokens: plan.max_tokens,
                 priority,
                 cache_salt: cache_salt.clone(),
-                sink: Box::new(ChannelSink::new(index, sender.clone())),
+                sink: Box::new(ChannelSink::new(index, sender.clone(), Arc::clone(&backlog))),
             };
             // If the engine takes only some of them, dropping `generation` gives those up.
             app.engine.submit(request).map_err(|error| match error {
@@ -211,13 +218,21 @@ impl Generation {
         Ok(generation)
     }
 
+    /// Tells `tally` at the end how many tokens there were.
+    pub(crate) fn told_to(mut self, tally: TokenTally) -> Self {
+        self.tally = tally;
+        self
+    }
+
     /// The next progress of any sequence; `None` when all have ended. After an error nothing more comes.
     pub(crate) async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
         while self.live > 0 {
             let Some(Stamped { sequence: index, at, event }) = self.events.recv().await else {
                 self.live = 0;
-                return Some(Err(ApiError::Fault(RequestFault::EngineStopped)));
+                let fault = ApiError::Fault(RequestFault::EngineStopped);
+                return Some(Err(self.backlog.overflow().map_or(fault, |bytes| ApiError::NotRead { bytes })));
             };
+            self.backlog.remove(&event);
             let sequence = &mut self.sequences[index];
             match sequence.take(event, at, &self.app.engine) {
                 Ok(None) => {}
@@ -281,6 +296,7 @@ impl Generation {
 impl Drop for Generation {
     fn drop(&mut self) {
         self.app.load.fetch_sub(1, Ordering::Relaxed);
+        self.tally.set(self.usage().completion);
         for sequence in &mut self.sequences {
             sequence.give_up(&self.app.engine);
         }

@@ -117,6 +117,11 @@ impl Sequence {
                 Ok(None)
             }
             Event::Token(token) => self.take_token(token, at, engine),
+            // Nobody but a server that stops gives a sequence up in the engine: what there is of it is no answer.
+            Event::Finished(Finished { reason: FinishReason::Abort, .. }) => {
+                self.end(Ending::Finished(FinishReason::Abort), at);
+                Err(ApiError::ShuttingDown)
+            }
             Event::Finished(finished) => Ok(Some(self.take_end(&finished, at))),
             Event::Failed(fault) => {
                 self.end(Ending::Error, at);

@@ -1,25 +1,17 @@
-//! Requests at the HTTP level: counted, timed and logged.
+//! Requests at the HTTP level: counted and timed.
 
-use std::sync::Arc;
-use std::time::Instant;
-
-use axum::body::Body;
-use axum::extract::{MatchedPath, State};
-use axum::http::Request;
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::http::Method;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::{Labels, buckets};
-use crate::state::App;
 
 type HistogramFamily = Family<Labels, Histogram, fn() -> Histogram>;
 
-/// Counts by path, method and class of status. Unknown paths share one label, so that a scan of the server does not
-/// grow the registry.
+/// Counts by path, method and class of status. Labels are a closed set: whatever a client may make up shares one, so that
+/// nobody can grow the registry.
 pub(crate) struct HttpMetrics {
     requests: Family<Labels, Counter>,
     duration: HistogramFamily,
@@ -39,7 +31,10 @@ impl HttpMetrics {
         Self { requests, duration }
     }
 
-    fn observe(&self, handler: &str, method: &str, status: u16, seconds: f64) {
+    /// Counts a request for a known path, or another.
+    pub(crate) fn observe(&self, handler: Option<&str>, method: &Method, status: u16, seconds: f64) {
+        let method = if handler.is_some() { method_label(method) } else { "any" };
+        let handler = handler.unwrap_or("none");
         let mut labels =
             vec![("handler".to_owned(), handler.to_owned()), ("method".to_owned(), method.to_owned())];
         self.duration.get_or_create(&labels).observe(seconds);
@@ -48,21 +43,16 @@ impl HttpMetrics {
     }
 }
 
-/// Middleware, outside all others.
-pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
-    let start = Instant::now();
-    let method = request.method().clone();
-    let matched = request.extensions().get::<MatchedPath>().cloned();
-    let path = request.uri().path().to_owned();
-    let response = next.run(request).await;
-    let elapsed = start.elapsed();
-    let status = response.status().as_u16();
-    let handler = matched.as_ref().map_or("none", MatchedPath::as_str);
-    let method_label = if matched.is_some() { method.as_str() } else { "any" };
-    app.metrics.http.observe(handler, method_label, status, elapsed.as_secs_f64());
-    if app.config.access_log {
-        let milliseconds = elapsed.as_millis() as u64;
-        tracing::info!(target: "octet::access", "{method} {path} {status} {milliseconds} ms");
+/// The methods of HTTP by name, all others by one.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
     }
-    response
 }

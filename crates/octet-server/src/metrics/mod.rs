@@ -27,7 +27,7 @@ use crate::error::ApiError;
 use crate::model::Model;
 use crate::state::App;
 
-pub(crate) use http::{HttpMetrics, observe};
+pub(crate) use http::HttpMetrics;
 pub(crate) use meter::{Ending, Meter};
 
 /// Labels made at run time.

@@ -1,13 +1,14 @@
 //! How requests and servers end.
 
-use std::io::{BufRead, Read};
+use std::io::{BufRead, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use octet_server::ServerError;
 use serde_json::{Value, json};
 
-use crate::client::read_head;
+use crate::client::{Answer, read_head};
 use crate::server::{Options, TestServer, wait_for};
 
 const PATH: &str = "/v1/completions";
@@ -201,8 +202,9 @@ fn child_server() {
     println!("\nended in order");
 }
 
-/// Starts the child, sends a long request, then SIGTERM. Gives the answer's body and how long the end took.
-fn terminate(shutdown_ms: u64, max_tokens: usize) -> (Value, Duration) {
+/// Starts the child, sends a long request, then `signals` times SIGTERM. Gives the answer and how long the end took.
+/// Beside it stand a connection that is idle, one in the middle of a head, and one in the middle of a body.
+fn terminate(shutdown_ms: u64, changes: &Value, signals: usize) -> (Answer, Duration) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "life::child_server", "--nocapture", "--test-threads", "1"])
         .env("OCTET_TEST_SHUTDOWN_MS", shutdown_ms.to_string())
@@ -213,7 +215,21 @@ fn terminate(shutdown_ms: u64, max_tokens: usize) -> (Value, Duration) {
     let address = lines.find_map(|line| line.unwrap().strip_prefix("listening ").map(str::to_owned)).unwrap();
     let client = crate::client::Client { address: address.parse().unwrap() };
     let mut body = long();
-    body["max_tokens"] = json!(max_tokens);
+    body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    let half_sent = [
+        "",
+        "GET /hea",
+        "POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\n\
+        Content-Length: 1000\r\n\r\n{",
+    ];
+    let _half_sent: Vec<TcpStream> = half_sent
+        .iter()
+        .map(|text| {
+            let mut connection = TcpStream::connect(client.address).unwrap();
+            connection.write_all(text.as_bytes()).unwrap();
+            connection
+        })
+        .collect();
     let request = std::thread::spawn(move || client.post(PATH, body.to_string().as_bytes()));
     wait_for("a running sequence", || {
         client
@@ -222,25 +238,59 @@ fn terminate(shutdown_ms: u64, max_tokens: usize) -> (Value, Duration) {
             .contains("vllm:num_requests_running{model_name=\"scripted\",engine=\"0\"} 1")
     });
     let start = Instant::now();
-    let killed = Command::new("sh").args(["-c", "kill -TERM $0", &child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
+    for _ in 0..signals {
+        let killed =
+            Command::new("sh").args(["-c", "kill -TERM $0", &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        // Signals of one kind that come at once are one.
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let answer = request.join().unwrap();
     assert!(child.wait().unwrap().success(), "exit status 0");
     assert!(lines.any(|line| line.unwrap() == "ended in order"));
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    (answer.json(), start.elapsed())
+    (answer, start.elapsed())
 }
 
 #[test]
 fn sigterm_lets_requests_in_flight_end() {
-    let (answer, _) = terminate(20_000, 200);
-    assert_eq!(answer["choices"][0]["finish_reason"], "length");
-    assert_eq!(answer["usage"]["completion_tokens"], 200);
+    let (answer, elapsed) = terminate(20_000, &json!({ "max_tokens": 200 }), 1);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let body = answer.json();
+    assert_eq!(body["choices"][0]["finish_reason"], "length");
+    assert_eq!(body["usage"]["completion_tokens"], 200);
+    // Neither an idle connection nor a request that is half here delays the end.
+    assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
 }
 
 #[test]
 fn sigterm_without_patience_ends_them_at_once() {
-    let (answer, elapsed) = terminate(0, 500);
-    assert_eq!(answer["choices"][0]["finish_reason"], "abort");
+    let (answer, elapsed) = terminate(0, &json!({}), 1);
+    expect_unavailable(&answer);
     assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+}
+
+#[test]
+fn a_second_sigterm_ends_them_at_once() {
+    let (answer, elapsed) = terminate(20_000, &json!({}), 2);
+    expect_unavailable(&answer);
+    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+}
+
+/// What is cut is no answer: the client may ask another server.
+#[track_caller]
+fn expect_unavailable(answer: &Answer) {
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert_eq!(answer.json()["error"]["type"], "ServiceUnavailableError");
+    assert_eq!(answer.message(), "the server is shutting down");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(answer.header("connection"), Some("close"));
+}
+
+#[test]
+fn sigterm_ends_a_stream_with_an_error() {
+    let (answer, _) = terminate(0, &json!({ "stream": true }), 1);
+    let chunks = answer.chunks();
+    let (last, before) = chunks.split_last().unwrap();
+    assert_eq!(last["error"]["code"], 503, "{last}");
+    assert!(before.iter().all(|chunk| chunk["choices"][0]["finish_reason"].is_null()));
 }

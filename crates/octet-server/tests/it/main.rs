@@ -9,6 +9,7 @@ mod bodies;
 mod chat;
 mod client;
 mod completions;
+mod connections;
 mod edges;
 mod executor;
 mod fairness;

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use octet_engine::{EngineConfig, EngineHandle, Executor};
-use octet_server::{Model, ServerConfig, ServerError, Service, bind, run};
+use octet_server::{ListenAddress, Model, ServerConfig, ServerError, Service, bind, run};
 use octet_text::{ChatTemplate, Tokenizer};
 use serde_json::json;
 
@@ -48,6 +48,26 @@ impl Default for Options {
     }
 }
 
+/// A server in a thread, wherever it listens.
+pub(crate) struct Running {
+    pub(crate) engine: EngineHandle,
+    pub(crate) thread: JoinHandle<Result<(), ServerError>>,
+}
+
+/// Starts a server.
+pub(crate) fn launch(
+    options: Options,
+    executor: impl Executor + 'static,
+    on_ready: impl FnOnce(&ListenAddress) + Send + 'static,
+) -> Running {
+    let (engine, engine_thread) = octet_engine::spawn(options.engine, executor).unwrap();
+    let socket = bind(&options.server).unwrap();
+    let model = model(options.with_template);
+    let service = Service { config: options.server, model, engine: engine.clone(), engine_thread };
+    let thread = std::thread::spawn(move || run(service, socket, on_ready));
+    Running { engine, thread }
+}
+
 /// A running server. It stops when it is dropped.
 pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
@@ -70,13 +90,11 @@ impl TestServer {
     }
 
     pub(crate) fn with_executor(options: Options, executor: impl Executor + 'static) -> Self {
-        let (engine, engine_thread) = octet_engine::spawn(options.engine, executor).unwrap();
-        let socket = bind(&options.server).unwrap();
-        let model = model(options.with_template);
-        let service = Service { config: options.server, model, engine: engine.clone(), engine_thread };
         let (ready, is_ready) = mpsc::channel();
-        let thread = std::thread::spawn(move || run(service, socket, |address| ready.send(address).unwrap()));
+        let running = launch(options, executor, move |address| ready.send(address.clone()).unwrap());
+        let Running { engine, thread } = running;
         let address = is_ready.recv_timeout(Duration::from_secs(20)).unwrap();
+        let ListenAddress::Tcp(address) = address else { panic!("the server listens at a port") };
         Self { address, engine, admitted: Admitted::default(), thread: Some(thread) }
     }
 

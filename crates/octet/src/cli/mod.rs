@@ -1,6 +1,7 @@
 //! The command line: what was typed. One file for each group of flags; `crate::settings` makes of it what is meant.
 
 mod engine;
+mod http;
 mod sizes;
 
 pub(crate) mod bench;

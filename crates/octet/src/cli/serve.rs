@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::http::HttpArgs;
 use super::tuning::GemmArgs;
 use super::{EngineArgs, parse_bytes, parse_count, parse_seconds};
 
@@ -23,6 +24,9 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) gemm: GemmArgs,
+
+    #[command(flatten)]
+    pub(crate) http: HttpArgs,
 
     /// Address to listen at; all interfaces by default.
     #[arg(long, default_value = "0.0.0.0", help_heading = "Server")]
@@ -65,9 +69,6 @@ pub(crate) struct ServeArgs {
     /// Seconds that running requests get to finish after SIGTERM or SIGINT; 0 ends them at once.
     #[arg(long, default_value_t = 0, value_name = "SECONDS", help_heading = "Server")]
     pub(crate) shutdown_timeout: u64,
-    /// Log no line for each request.
-    #[arg(long, alias = "disable-uvicorn-access-log", help_heading = "Server")]
-    pub(crate) disable_access_log: bool,
     /// Echo or create X-Request-Id.
     #[arg(long, help_heading = "Server")]
     pub(crate) enable_request_id_headers: bool,

@@ -4,6 +4,7 @@ mod arrows;
 mod bench;
 mod checkpoint;
 mod commands;
+mod connections;
 mod facts;
 mod faults;
 mod gpu;

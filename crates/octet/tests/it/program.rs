@@ -184,6 +184,25 @@ impl Server {
         server
     }
 
+    /// An open connection.
+    pub(crate) fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).expect("the server accepts connections")
+    }
+
+    /// The next line of standard error that `is_meant`.
+    pub(crate) fn line(&self, is_meant: impl Fn(&str) -> bool) -> String {
+        let lines = self.lines.lock().expect("no reader panics");
+        let mut passed = String::new();
+        loop {
+            let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no such line in:\n{passed}"));
+            if is_meant(&line) {
+                return line;
+            }
+            passed.push_str(&line);
+            passed.push('\n');
+        }
+    }
+
     /// Where clients find it.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
