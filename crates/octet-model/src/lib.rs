@@ -46,7 +46,7 @@ pub use config::{
 pub use error::ModelError;
 pub use families::Traits;
 pub use load::{LoadedModel, Progress, ResolvedModel, Warning};
-pub use memory::{DoesNotFit, KvBudget, MaxModelLen, MemoryPlan, MemoryRequest};
+pub use memory::{DoesNotFit, KvBudget, MaxModelLen, MemoryPlan, MemoryRequest, RequestBudget};
 pub use options::{KvCacheChoice, LoadFormat, LoadOptions, WeightType};
 pub use quantization::OnlineQuantization;
 pub use runner::{Runner, RunnerLimits};

@@ -22,6 +22,33 @@ pub enum KvBudget {
     Blocks(usize),
 }
 
+/// How much memory requests get, apart from the model: their bodies, what preparing them takes, prompts that wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RequestBudget {
+    /// None: nobody sends requests.
+    #[default]
+    Nothing,
+    /// An eighth of the memory, where the device's is the host's, but no more than 1 GiB.
+    Auto,
+    /// So many bytes: `--request-memory-bytes`.
+    Bytes(usize),
+}
+
+impl RequestBudget {
+    /// More is hardly ever in use: connections bring it in, and the model takes it, far more slowly.
+    const LARGEST_AUTO: usize = 1 << 30;
+
+    fn bytes(self, host: Option<DeviceMemory>) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Bytes(bytes) => bytes,
+            Self::Auto => {
+                host.map_or(Self::LARGEST_AUTO, |host| (host.total_bytes / 8).min(Self::LARGEST_AUTO))
+            }
+        }
+    }
+}
+
 /// The longest sequence, as it was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MaxModelLen {
@@ -53,6 +80,8 @@ impl FromStr for MaxModelLen {
 pub struct MemoryRequest {
     /// For the KV cache.
     pub kv: KvBudget,
+    /// For requests.
+    pub requests: RequestBudget,
     /// Tokens in a block.
     pub block_size: usize,
     /// The most tokens in a step.
@@ -70,6 +99,10 @@ pub struct MemoryPlan {
     pub weight_bytes: usize,
     /// Activations and logits.
     pub workspace_bytes: usize,
+    /// Bodies of requests and what comes of them.
+    pub request_bytes: usize,
+    /// Whether they are in the device's memory: on a CPU, which has no other.
+    pub requests_on_device: bool,
     /// All blocks.
     pub kv_bytes: usize,
     /// One block over all layers.
@@ -89,6 +122,11 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
+    /// What requests take of the device's memory.
+    const fn device_request_bytes(&self) -> usize {
+        if self.requests_on_device { self.request_bytes } else { 0 }
+    }
+
     /// Tokens that the KV cache holds; the null block holds none.
     #[must_use]
     pub const fn capacity_tokens(&self) -> usize {
@@ -123,6 +161,11 @@ impl fmt::Display for MemoryPlan {
         row(formatter, "weights", self.weight_bytes, "")?;
         let tokens = format!("steps of at most {} tokens", self.max_batched_tokens);
         row(formatter, "workspace", self.workspace_bytes, &tokens)?;
+        if self.request_bytes > 0 {
+            let place = if self.requests_on_device { "" } else { " (the host's memory)" };
+            let remark = format!("bodies, prompts in preparation and in the queue{place}");
+            row(formatter, "requests", self.request_bytes, &remark)?;
+        }
         let blocks = format!(
             "{} blocks of {} tokens in {}, {} tokens",
             self.num_blocks,
@@ -131,7 +174,7 @@ impl fmt::Display for MemoryPlan {
             self.capacity_tokens()
         );
         row(formatter, "KV cache", self.kv_bytes, &blocks)?;
-        let total = self.weight_bytes + self.workspace_bytes + self.kv_bytes;
+        let total = self.weight_bytes + self.workspace_bytes + self.device_request_bytes() + self.kv_bytes;
         let device = format!("of {:.3} GiB", self.device.total_bytes as f64 / GIB);
         row(formatter, "together", total, &device)?;
         write!(
@@ -218,10 +261,14 @@ impl<B: Backend> LoadedModel<B> {
     /// [`ModelError::DoesNotFit`] when a sequence of the longest length does not fit.
     pub fn plan_memory(&self, request: &MemoryRequest) -> Result<MemoryPlan, ModelError> {
         let block_bytes = self.kv_block_bytes(request.block_size, self.kv_type());
+        let device = self.backend().memory();
+        let requests_on_device = self.backend().info().kind == "cpu";
         let mut plan = MemoryPlan {
-            device: self.backend().memory(),
+            device,
             weight_bytes: self.weight_bytes(),
             workspace_bytes: 0,
+            request_bytes: request.requests.bytes(requests_on_device.then_some(device)),
+            requests_on_device,
             kv_bytes: 0,
             block_bytes,
             block_size: request.block_size,
@@ -260,13 +307,14 @@ impl<B: Backend> LoadedModel<B> {
 /// The null block holds no tokens and comes on top of a budget in bytes: `4G` for a model that needs 4 GiB for its
 /// longest sequence is then enough. A number of blocks includes it, as in vLLM.
 fn size_cache(mut plan: MemoryPlan, budget: KvBudget, length: MaxModelLen) -> Result<MemoryPlan, ModelError> {
-    let free = plan.device.free_bytes.saturating_sub(plan.workspace_bytes);
+    let beside = plan.workspace_bytes.saturating_add(plan.device_request_bytes());
+    let free = plan.device.free_bytes.saturating_sub(beside);
     let available_bytes = match budget {
         KvBudget::Bytes(bytes) => bytes,
         KvBudget::Blocks(blocks) => blocks.saturating_sub(1).saturating_mul(plan.block_bytes),
         KvBudget::Utilization(share) => {
             let claimed = (plan.device.total_bytes as f64 * share) as usize;
-            claimed.saturating_sub(plan.weight_bytes + plan.workspace_bytes).min(free)
+            claimed.saturating_sub(plan.weight_bytes.saturating_add(beside)).min(free)
         }
     };
     let usable_blocks = (available_bytes / plan.block_bytes).min(u32::MAX as usize - 1);
@@ -306,6 +354,8 @@ mod tests {
             device: DeviceMemory { total_bytes: 10_000, free_bytes: 6_000 },
             weight_bytes: 4_000,
             workspace_bytes: 1_000,
+            request_bytes: 0,
+            requests_on_device: true,
             kv_bytes: 0,
             block_bytes: 100,
             block_size: 16,
@@ -325,9 +375,25 @@ mod tests {
         assert_eq!(blocks(KvBudget::Utilization(0.8)), 30 + 1);
         // Never more than is free.
         assert_eq!(blocks(KvBudget::Utilization(1.0)), 50 + 1);
+        // What requests take is taken from it, where they are in the same memory.
+        let beside = |on_device| {
+            let plan = MemoryPlan { request_bytes: 500, requests_on_device: on_device, ..plan(64) };
+            size_cache(plan, KvBudget::Utilization(0.8), MaxModelLen::Model).unwrap().num_blocks
+        };
+        assert_eq!((beside(true), beside(false)), (25 + 1, 30 + 1));
         // Enough for the longest sequence, to the byte.
         assert_eq!(blocks(KvBudget::Bytes(400)), 4 + 1);
         assert!(size_cache(plan(64), KvBudget::Bytes(399), MaxModelLen::Model).is_err());
+    }
+
+    #[test]
+    fn requests_get_an_eighth_and_not_without_end() {
+        let host = |total_bytes| Some(DeviceMemory { total_bytes, free_bytes: 0 });
+        assert_eq!(RequestBudget::Auto.bytes(host(1 << 30)), 128 << 20);
+        assert_eq!(RequestBudget::Auto.bytes(host(1 << 40)), 1 << 30);
+        assert_eq!(RequestBudget::Auto.bytes(None), 1 << 30);
+        assert_eq!(RequestBudget::Bytes(7).bytes(host(1 << 30)), 7);
+        assert_eq!(RequestBudget::Nothing.bytes(None), 0);
     }
 
     #[test]

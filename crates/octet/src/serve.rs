@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use octet_engine::Executor;
-use octet_model::{GenerationConfig, GenerationKeys, ModelConfig};
+use octet_model::{GenerationConfig, GenerationKeys, ModelConfig, RequestBudget};
 use octet_sample::LogprobsMode;
 use octet_server::{
     ApiKeyList, BoundSocket, CorsConfig, GenerationDefaults, Limits, Model, ResponseConfig, ServerConfig,
@@ -19,7 +19,7 @@ use serde_json::Map;
 use crate::cli::serve::{self as typed, ServeArgs};
 use crate::device::{self, Chosen};
 use crate::settings::{self, Source};
-use crate::start::{self, Ready};
+use crate::start::{self, Purpose, Ready};
 use crate::tuning::GemmPlan;
 use crate::{logging, report};
 
@@ -62,17 +62,20 @@ pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
     let generation = generation_config(arguments, resolved.folder.as_deref())?;
     config.generation_defaults = generation_defaults(&generation);
     let template = template(arguments, &tokenizer)?;
-    let prefix_caching = !arguments.engine.no_enable_prefix_caching;
+    let purpose = Purpose {
+        prefix_caching: !arguments.engine.no_enable_prefix_caching,
+        requests: request_budget(arguments)?,
+    };
     let text = TextSide { tokenizer, template, generation };
     let service = match device::choose(arguments.engine.device)? {
         Chosen::Cpu => {
-            let mut ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+            let mut ready = start::load(&source, resolved, &arguments.engine, purpose)?;
             ready.tune(plan)?;
             service(arguments, &source, config, text, gap, ready)?
         }
         Chosen::Gpu(gpu) => {
             let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
-            let mut ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
+            let mut ready = start::load_on(backend, &source, resolved, &arguments.engine, purpose)?;
             ready.tune(plan)?;
             service(arguments, &source, config, text, gap, ready)?
         }
@@ -91,6 +94,7 @@ fn service<R: Executor + Send + 'static>(
 ) -> Result<Service> {
     ready.engine.max_queued = arguments.max_queued_requests;
     ready.engine.max_stream_gap = max_stream_gap;
+    config.limits.request_memory_bytes = ready.plan.request_bytes;
     config.cache_config = cache_labels(&ready, arguments);
     let model = served_model(arguments, source, &ready, text);
     let (engine, engine_thread) = ready.spawn()?;
@@ -102,6 +106,19 @@ struct TextSide {
     tokenizer: Arc<Tokenizer>,
     template: Option<Arc<ChatTemplate>>,
     generation: GenerationConfig,
+}
+
+/// With less, not even a long prompt could be prepared.
+const LEAST_REQUEST_MEMORY: usize = 16 << 20;
+
+fn request_budget(arguments: &ServeArgs) -> Result<RequestBudget> {
+    match arguments.request_memory_bytes {
+        None => Ok(RequestBudget::Auto),
+        Some(bytes) if bytes < LEAST_REQUEST_MEMORY => {
+            bail!("--request-memory-bytes is {bytes}, expected at least {LEAST_REQUEST_MEMORY} (16M)")
+        }
+        Some(bytes) => Ok(RequestBudget::Bytes(bytes)),
+    }
 }
 
 fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
@@ -127,7 +144,7 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
             max_logprobs,
             // One request must leave places to others.
             max_sequences: (arguments.max_queued_requests / 2).max(1),
-            request_memory_bytes: arguments.request_memory_bytes,
+            ..Limits::default()
         },
         responses: ResponseConfig {
             return_tokens_as_token_ids: arguments.return_tokens_as_token_ids,

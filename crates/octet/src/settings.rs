@@ -8,6 +8,7 @@ use octet_cpu::{CpuOptions, PoolOptions, ThreadBinding};
 use octet_engine::{EngineConfig, SchedulingPolicy};
 use octet_model::{
     HubModel, KvBudget, LoadFormat, LoadOptions, MemoryPlan, MemoryRequest, ModelConfig, ModelSource,
+    RequestBudget,
 };
 
 use crate::cli::{self, EngineArgs};
@@ -145,7 +146,11 @@ pub(crate) fn load_format(arguments: &EngineArgs) -> LoadFormat {
 ///
 /// # Errors
 /// Settings that contradict each other or are out of range.
-pub(crate) fn memory_request(arguments: &EngineArgs, longest: usize) -> Result<MemoryRequest> {
+pub(crate) fn memory_request(
+    arguments: &EngineArgs,
+    requests: RequestBudget,
+    longest: usize,
+) -> Result<MemoryRequest> {
     let share = arguments.gpu_memory_utilization;
     if !(share > 0.0 && share <= 1.0) {
         bail!("--gpu-memory-utilization is {share}, expected a fraction above 0 and at most 1");
@@ -174,6 +179,7 @@ pub(crate) fn memory_request(arguments: &EngineArgs, longest: usize) -> Result<M
     });
     Ok(MemoryRequest {
         kv,
+        requests,
         block_size: arguments.block_size,
         max_batched_tokens: wanted,
         max_sequences: sequences.min(wanted),

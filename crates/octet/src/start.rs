@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use octet_backend::{Backend, DataType, TunableBackend};
 use octet_cpu::CpuBackend;
 use octet_engine::{EngineConfig, EngineHandle, EngineThread, Executor};
-use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, ResolvedModel};
+use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, RequestBudget, ResolvedModel};
 
 use crate::cli::{Device, EngineArgs};
 use crate::report;
@@ -77,6 +77,22 @@ impl<R: Executor + Send + 'static> Ready<R> {
     }
 }
 
+/// What a model is brought up for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Purpose {
+    /// Whether prompts with a known beginning begin where it ends.
+    pub(crate) prefix_caching: bool,
+    /// What is kept free for requests.
+    pub(crate) requests: RequestBudget,
+}
+
+impl Purpose {
+    /// To run what the program itself makes up.
+    pub(crate) const fn measurement(prefix_caching: bool) -> Self {
+        Self { prefix_caching, requests: RequestBudget::Nothing }
+    }
+}
+
 /// Looks the model up; downloads it if it is to come from the Hub.
 ///
 /// # Errors
@@ -100,13 +116,13 @@ pub(crate) fn load(
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
-    prefix_caching: bool,
+    purpose: Purpose,
 ) -> Result<Ready<TunedRunner<CpuBackend>>> {
     if !matches!(arguments.device, Device::Auto | Device::Cpu) {
         bail!("this runs on the CPU only; to measure a GPU, start `octet serve` and use `octet bench serve`");
     }
     let backend = || Ok(CpuBackend::new(&settings::cpu_options(arguments)?)?);
-    load_on(backend, source, model, arguments, prefix_caching)
+    load_on(backend, source, model, arguments, purpose)
 }
 
 /// Loads the weights, divides the memory, and allocates workspace and KV cache.
@@ -121,9 +137,9 @@ pub(crate) fn load_on<B: TunableBackend>(
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
-    prefix_caching: bool,
+    purpose: Purpose,
 ) -> Result<Ready<TunedRunner<B>>> {
-    let load = move || load_here(backend()?, source, model, arguments, prefix_caching);
+    let load = move || load_here(backend()?, source, model, arguments, purpose);
     thread::scope(|scope| {
         let loader = thread::Builder::new().name("octet-load".to_owned()).spawn_scoped(scope, load);
         loader.context("no thread to load the model")?.join().unwrap_or_else(|panic| resume_unwind(panic))
@@ -135,7 +151,7 @@ fn load_here<B: TunableBackend>(
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
-    prefix_caching: bool,
+    purpose: Purpose,
 ) -> Result<Ready<TunedRunner<B>>> {
     let begun = Instant::now();
     report::device(&backend.info());
@@ -155,10 +171,10 @@ fn load_here<B: TunableBackend>(
             loaded.config().longest_sequence()
         }
     };
-    let plan = loaded.plan_memory(&settings::memory_request(arguments, longest)?)?;
+    let plan = loaded.plan_memory(&settings::memory_request(arguments, purpose.requests, longest)?)?;
     report::memory(&plan);
     let config = loaded.config().clone();
-    let engine = settings::engine_config(arguments, &plan, &config, prefix_caching)?;
+    let engine = settings::engine_config(arguments, &plan, &config, purpose.prefix_caching)?;
     let table_bytes = config.vocabulary * config.hidden * loaded.weight_type().bytes();
     let looked_up_only = !config.tied_embeddings || arguments.quantize_head;
     let step_weight_bytes = loaded.weight_bytes() - if looked_up_only { table_bytes } else { 0 };

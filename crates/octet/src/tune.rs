@@ -15,7 +15,7 @@ use crate::cli::tuning::TuneArgs;
 use crate::device::{self, Chosen};
 use crate::report;
 use crate::settings::{self, Source};
-use crate::start::{self, Ready};
+use crate::start::{self, Purpose, Ready};
 use crate::tuning::{GemmPlan, Session, TunedRunner};
 
 /// Bytes of made-up weights that take turns: more than the last cache of most processors.
@@ -54,12 +54,13 @@ pub(crate) fn run(arguments: &TuneArgs) -> Result<()> {
     let resolved = start::resolve(&source, &arguments.engine)?;
     match device::choose(arguments.engine.device)? {
         Chosen::Cpu => {
-            let ready = start::load(&source, resolved, &arguments.engine, false)?;
+            let ready = start::load(&source, resolved, &arguments.engine, Purpose::measurement(false))?;
             tune_model(arguments, plan, ready, &interrupted)
         }
         Chosen::Gpu(gpu) => {
             let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
-            let ready = start::load_on(backend, &source, resolved, &arguments.engine, false)?;
+            let ready =
+                start::load_on(backend, &source, resolved, &arguments.engine, Purpose::measurement(false))?;
             tune_model(arguments, plan, ready, &interrupted)
         }
     }

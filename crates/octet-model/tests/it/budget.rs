@@ -4,7 +4,7 @@ use octet_backend::Batch;
 use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 use octet_model::{
     KvBudget, LoadFormat, LoadOptions, LoadedModel, MaxModelLen, MemoryRequest, ModelSource,
-    OnlineQuantization, Progress, ResolvedModel,
+    OnlineQuantization, Progress, RequestBudget, ResolvedModel,
 };
 use octet_reference::ReferenceBackend;
 use octet_sample::LogprobCount;
@@ -17,7 +17,13 @@ use crate::support::{
 const CASE: &str = "llama-gqa-rope-llama3";
 
 fn request(kv: KvBudget) -> MemoryRequest {
-    MemoryRequest { kv, block_size: 16, max_batched_tokens: 64, max_sequences: 4 }
+    MemoryRequest {
+        kv,
+        requests: RequestBudget::Nothing,
+        block_size: 16,
+        max_batched_tokens: 64,
+        max_sequences: 4,
+    }
 }
 
 /// A folder that holds a config alone.

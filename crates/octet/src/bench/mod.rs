@@ -31,7 +31,7 @@ use crate::device::{self, Chosen};
 use crate::floor::Floor;
 use crate::output::OutputFile;
 use crate::settings::{self, Source};
-use crate::start::{self, Precision, Ready};
+use crate::start::{self, Precision, Purpose, Ready};
 use crate::tuning::{GemmMode, GemmPlan, TunedRunner};
 use latency::LatencyShape;
 use report::{LatencyReport, WorkPerStep};
@@ -54,7 +54,8 @@ pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
     let prefix_caching = arguments.engine.enable_prefix_caching;
     match device::choose(arguments.engine.device)? {
         Chosen::Cpu => {
-            let ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+            let ready =
+                start::load(&source, resolved, &arguments.engine, Purpose::measurement(prefix_caching))?;
             // Measured when the run is over: then the workers are free.
             let floor = || Ok(Some(Floor::of_cpu(&settings::cpu_options(&arguments.engine)?)?));
             measure(arguments, &source, plan, ready, output.as_ref(), floor)
@@ -63,7 +64,13 @@ pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
             // Measured before: the model takes the memory.
             let floor = Floor::of_gpu(&gpu)?;
             let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
-            let ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
+            let ready = start::load_on(
+                backend,
+                &source,
+                resolved,
+                &arguments.engine,
+                Purpose::measurement(prefix_caching),
+            )?;
             measure(arguments, &source, plan, ready, output.as_ref(), || Ok(floor))
         }
     }

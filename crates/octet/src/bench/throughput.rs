@@ -19,7 +19,7 @@ use crate::cli::bench::{DatasetName, PromptForm, ThroughputArgs};
 use crate::device::{self, Chosen};
 use crate::output::OutputFile;
 use crate::settings::Source;
-use crate::start::{self, Ready};
+use crate::start::{self, Purpose, Ready};
 
 /// Runs `octet bench throughput`.
 ///
@@ -48,13 +48,20 @@ pub(crate) fn run(arguments: &ThroughputArgs) -> Result<()> {
     let work = Samples { warmups: &warmups, samples: &samples };
     match device::choose(arguments.engine.device)? {
         Chosen::Cpu => {
-            let ready = start::load(&source, resolved, &arguments.engine, prefix_caching)?;
+            let ready =
+                start::load(&source, resolved, &arguments.engine, Purpose::measurement(prefix_caching))?;
             measure(arguments, &source, ready, work, output.as_ref())
         }
         Chosen::Gpu(gpu) => {
             let library = LibraryChoice::default();
             let backend = || device::gpu_backend(gpu, &library, arguments.engine.step_timeout);
-            let ready = start::load_on(backend, &source, resolved, &arguments.engine, prefix_caching)?;
+            let ready = start::load_on(
+                backend,
+                &source,
+                resolved,
+                &arguments.engine,
+                Purpose::measurement(prefix_caching),
+            )?;
             measure(arguments, &source, ready, work, output.as_ref())
         }
     }

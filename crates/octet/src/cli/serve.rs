@@ -56,9 +56,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value = "32M", value_parser = parse_bytes, value_name = "BYTES", help_heading = "Server")]
     pub(crate) max_body_bytes: usize,
     /// Memory of requests, apart from the model: bodies, what preparing them takes, prompts in the queue. What could
-    /// never fit is answered 413, what does not fit now 503.
-    #[arg(long, default_value = "512M", value_parser = parse_bytes, value_name = "BYTES", help_heading = "Server")]
-    pub(crate) request_memory_bytes: usize,
+    /// never fit is answered 413, what does not fit now 503. An eighth of the memory by default, at most 1G; on a CPU
+    /// it is kept free beside the KV cache.
+    #[arg(long, value_parser = parse_bytes, value_name = "BYTES", help_heading = "Server")]
+    pub(crate) request_memory_bytes: Option<usize>,
     /// Requests that may run or wait; more are answered 503 with Retry-After.
     #[arg(long, default_value = "1024", value_parser = parse_count, value_name = "COUNT", help_heading = "Server")]
     pub(crate) max_queued_requests: usize,
