@@ -1,5 +1,6 @@
 //! From checked parameters and a tokenised prompt to what the engine takes: room for the output, truncation, seeds.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -138,22 +139,25 @@ pub(crate) fn sequence_sampling(
     })
 }
 
-/// Token sequences of the words that must not appear: each word as it is, and, where a leading space makes another
-/// first token of it, as it stands inside a text.
+/// Token sequences of the words that must not appear: each word as it is, as it stands after a space, and as it stands at
+/// the start of a line, where these differ. vLLM leaves the spaced form out where it has another number of tokens, so
+/// that many words come all the same.
 pub(crate) fn encode_bad_words(tokenizer: &Tokenizer, words: &[String]) -> Result<Vec<Vec<u32>>, TextError> {
-    let mut sequences = Vec::with_capacity(words.len());
+    let mut sequences: Vec<Vec<u32>> = Vec::with_capacity(2 * words.len());
+    let line = tokenizer.encode("\n", false)?;
     for word in words {
         let word = word.trim_start();
-        let bare = tokenizer.encode(word, false)?;
-        let spaced = tokenizer.encode(&format!(" {word}"), false)?;
-        let is_other_form = spaced.len() == bare.len() && spaced.first() != bare.first();
-        if !bare.is_empty() {
-            sequences.push(bare);
-        }
-        if is_other_form {
-            sequences.push(spaced);
-        }
+        let in_line = tokenizer.encode(&format!("\n{word}"), false)?;
+        let forms = [
+            tokenizer.encode(word, false)?,
+            tokenizer.encode(&format!(" {word}"), false)?,
+            // Tokenizers that put a space before every text show here how the word begins without one.
+            in_line.strip_prefix(line.as_slice()).map(<[u32]>::to_vec).unwrap_or_default(),
+        ];
+        sequences.extend(forms.into_iter().filter(|form| !form.is_empty()));
     }
+    let mut seen = HashSet::new();
+    sequences.retain(|form| seen.insert(form.clone()));
     Ok(sequences)
 }
 

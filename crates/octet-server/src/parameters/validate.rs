@@ -34,6 +34,9 @@ const MAX_STRING_BYTES: usize = 64 << 10;
 /// Longest `cache_salt`: it is kept as long as the request, and names a tenant.
 const MAX_SALT_BYTES: usize = 1024;
 
+/// The longest of `bad_words`: each is compared with the end of the output at every token.
+const LONGEST_BAD_WORD_BYTES: usize = 1000;
+
 /// What the checks need to know of the server and its model.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules<'a> {
@@ -281,6 +284,13 @@ fn bad_words(fields: &ParameterFields) -> Result<Vec<String>, ApiError> {
         return Err(ApiError::invalid("bad_words", "bad_words must not contain an empty string"));
     }
     check_strings("bad_words", words)?;
+    if let Some(word) = words.iter().find(|word| word.len() > LONGEST_BAD_WORD_BYTES) {
+        let message = format!(
+            "bad_words must have words of at most {LONGEST_BAD_WORD_BYTES} bytes, got one of {}",
+            word.len()
+        );
+        return Err(ApiError::invalid("bad_words", message));
+    }
     Ok(distinct(words))
 }
 

@@ -56,6 +56,7 @@ fn values_out_of_range_name_field_value_and_range() {
         (json!({ "stop": vec!["a"; 1025] }), "stop", "at most 1024 strings, got 1025"),
         (json!({ "cache_salt": "a".repeat(1025) }), "cache_salt", "at most 1024 bytes, got 1025"),
         (json!({ "bad_words": [" "] }), "bad_words", "empty string"),
+        (json!({ "bad_words": ["x".repeat(1001)] }), "bad_words", "at most 1000 bytes, got one of 1001"),
         (json!({ "stop_token_ids": [259] }), "stop_token_ids", "ids of this model go from 0 to 258"),
         (json!({ "allowed_token_ids": [] }), "allowed_token_ids", "must not be empty"),
         (json!({ "allowed_token_ids": [-1] }), "allowed_token_ids", "token id -1"),

@@ -298,8 +298,8 @@ fn every_sampling_field_reaches_the_engine() {
     assert_eq!(sampling.stop_token_ids[..], [7, 9]);
     assert_eq!(sampling.logit_bias[..], [(65, 100.0), (66, -1.5)]);
     assert_eq!(sampling.allowed_token_ids, Some([65, 66, 67].into()));
-    // With a leading space the word is longer: only its bare form counts.
-    assert_eq!(sampling.bad_words[..], [vec![u32::from(b'a'), u32::from(b'b')]]);
+    // Also as it stands inside of a text, though it has a token more there.
+    assert_eq!(sampling.bad_words[..], [vec![97, 98], vec![32, 97, 98]]);
     assert_eq!(sampling.logprobs, Some(LogprobCount::Top(3)));
     assert_eq!(sampling.prompt_logprobs, Some(LogprobCount::Top(2)));
 }
