@@ -85,6 +85,7 @@ fn start() -> SocketAddr {
         eos_token_id: tokenizer.eos().map(|eos| eos.id),
         tokenizer: Arc::new(tokenizer),
         template: Some(Arc::new(template)),
+        tool_template: None,
         names: vec!["small".to_owned()],
         root: "small".to_owned(),
         max_model_len: MAX_MODEL_LEN,

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use octet_sample::LogprobsMode;
+use serde_json::{Map, Value};
 
 use crate::connection::ConnectionLimits;
 
@@ -41,6 +42,8 @@ pub struct ServerConfig {
     pub priority_scheduling: bool,
     /// Whether a chat request may bring its own template. A template is a program: it can be made to run for long.
     pub trust_request_chat_template: bool,
+    /// Variables for chat templates that a request's own `chat_template_kwargs` win over.
+    pub default_chat_template_kwargs: Map<String, Value>,
     /// How long requests in flight may go on after SIGTERM or SIGINT; zero ends them at once.
     pub shutdown_timeout: Duration,
     /// Labels of `vllm:cache_config_info`: (name, value).
@@ -76,6 +79,7 @@ impl Default for ServerConfig {
             logprobs_mode: LogprobsMode::default(),
             priority_scheduling: false,
             trust_request_chat_template: false,
+            default_chat_template_kwargs: Map::new(),
             shutdown_timeout: Duration::ZERO,
             cache_config: Vec::new(),
             access_log: true,

@@ -10,6 +10,8 @@ pub struct Model {
     pub tokenizer: Arc<Tokenizer>,
     /// How messages become a prompt; without it chat requests are refused.
     pub template: Option<Arc<ChatTemplate>>,
+    /// The one for requests with tools, where the model has one of its own.
+    pub tool_template: Option<Arc<ChatTemplate>>,
     /// Names that requests may use, at least one. Responses carry the first.
     pub names: Vec<String>,
     /// Where the model came from: a path or a repository's name.

@@ -107,6 +107,29 @@ impl App {
         }
     }
 
+    /// The ids of a prompt's text. A tokenizer may have tokens that the model does not embed: text with them is refused.
+    pub(crate) fn encode(
+        &self,
+        field: &'static str,
+        text: &str,
+        add_special_tokens: bool,
+    ) -> Result<Vec<u32>, ApiError> {
+        let tokenizer = &self.model.tokenizer;
+        let tokens = tokenizer.encode(text, add_special_tokens)?;
+        let rows = self.model.vocabulary_size;
+        match tokens.iter().find(|token| **token as usize >= rows) {
+            None => Ok(tokens),
+            Some(token) => {
+                let text = tokenizer.token_text(*token).unwrap_or_default();
+                let message = format!(
+                    "{field} has the token {text:?} with the id {token}, and the model embeds ids from 0 to {}",
+                    rows.saturating_sub(1)
+                );
+                Err(ApiError::invalid(field, message))
+            }
+        }
+    }
+
     /// The part of a prompt's text that can count: so many tokens as the model reads hold no more bytes. Without leave to
     /// cut, a text that is longer is refused before any work is done on it; so does vLLM.
     pub(crate) fn within_reach<'t>(

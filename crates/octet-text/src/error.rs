@@ -42,17 +42,6 @@ pub enum TextError {
         found: String,
     },
 
-    /// The configuration names a token that the vocabulary does not have.
-    #[error(
-        "{role} is {text:?}, which is not in the vocabulary of tokenizer.json: the files do not belong together"
-    )]
-    UnknownSpecialToken {
-        /// For example `eos_token`.
-        role: &'static str,
-        /// The token as configured.
-        text: String,
-    },
-
     /// A token id that no model has.
     #[error("tokenizer.json has the token id {id}; ids from {limit} on are not supported")]
     TokenIdTooLarge {
@@ -60,18 +49,6 @@ pub enum TextError {
         id: u32,
         /// The lowest one that is refused.
         limit: u32,
-    },
-
-    /// The model cannot embed all tokens of the tokenizer.
-    #[error(
-        "the tokenizer has {vocabulary_size} tokens and the model embeds {embedding_rows}: tokenizer and weights do not \
-         belong together"
-    )]
-    VocabularyTooLarge {
-        /// Highest token id plus one.
-        vocabulary_size: usize,
-        /// Rows of the embedding matrix.
-        embedding_rows: usize,
     },
 
     /// The tokenizer refused a text.
@@ -111,6 +88,21 @@ pub enum TextError {
         message: String,
     },
 
+    /// The chat template did more work than a chat can need.
+    #[error(
+        "the chat template does not come to an end on these messages: it loops, or makes more text than any prompt has"
+    )]
+    TemplateExhausted,
+
+    /// The chat template's source is longer than any template.
+    #[error("the chat template has {bytes} bytes; at most {limit} are taken")]
+    TemplateTooLong {
+        /// Its length.
+        bytes: usize,
+        /// The longest that is compiled.
+        limit: usize,
+    },
+
     /// A message has content that this template cannot take.
     #[error("content of type {kind:?} is not supported by this model's chat template; only text is")]
     UnsupportedPart {
@@ -135,16 +127,16 @@ impl TextError {
             | Self::Decode { .. }
             | Self::TemplateRaised { .. }
             | Self::TemplateFailed { .. }
+            | Self::TemplateExhausted
             | Self::UnsupportedPart { .. }
             | Self::CannotContinue { .. } => true,
             Self::TokenizerMissing { .. }
             | Self::Read { .. }
             | Self::Invalid { .. }
             | Self::UnsupportedDecoder { .. }
-            | Self::UnknownSpecialToken { .. }
-            | Self::VocabularyTooLarge { .. }
             | Self::TokenIdTooLarge { .. }
-            | Self::TemplateSyntax { .. } => false,
+            | Self::TemplateSyntax { .. }
+            | Self::TemplateTooLong { .. } => false,
         }
     }
 }

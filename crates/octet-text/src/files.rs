@@ -4,84 +4,146 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::TextError;
 
-/// What is read of `tokenizer_config.json`, and of `special_tokens_map.json`, which repeats part of it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct TokenizerConfig {
-    pub(crate) tokenizer_class: Option<String>,
-    pub(crate) bos_token: Option<TokenEntry>,
-    pub(crate) eos_token: Option<TokenEntry>,
-    pub(crate) add_bos_token: Option<bool>,
-    pub(crate) add_eos_token: Option<bool>,
-    chat_template: Option<Templates>,
+const CONFIG_FILE: &str = "tokenizer_config.json";
+const TEMPLATE_FILE: &str = "chat_template.jinja";
+const PROCESSOR_TEMPLATE_FILE: &str = "chat_template.json";
+const TEMPLATE_FOLDER: &str = "additional_chat_templates";
+
+/// Name of the template for plain chats.
+pub(crate) const DEFAULT_TEMPLATE: &str = "default";
+/// Name of the template for requests with tools.
+pub(crate) const TOOL_TEMPLATE: &str = "tool_use";
+
+/// What the folder says, besides `tokenizer.json`: each file's own words, empty where there is no such file.
+#[derive(Debug, Default)]
+pub(crate) struct TextFiles {
+    pub(crate) config: Document,
+    pub(crate) special_tokens_map: Document,
+    pub(crate) added_tokens: Document,
+    pub(crate) templates: Vec<NamedTemplate>,
+    /// What is not obeyed, a sentence each.
+    pub(crate) notices: Vec<String>,
 }
 
-/// A special token, with or without its attributes.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum TokenEntry {
-    Text(String),
-    Detailed { content: String },
+/// A JSON object and the file that it stands in.
+#[derive(Debug, Default)]
+pub(crate) struct Document {
+    path: PathBuf,
+    pub(crate) fields: Map<String, Value>,
 }
 
-impl TokenEntry {
-    pub(crate) fn into_text(self) -> String {
-        match self {
-            Self::Text(text) | Self::Detailed { content: text } => text,
+impl Document {
+    fn read(path: PathBuf) -> Result<Self, TextError> {
+        let Some(text) = read_text(&path)? else { return Ok(Self { path, fields: Map::new() }) };
+        match serde_json::from_str(&text) {
+            Ok(fields) => Ok(Self { path, fields }),
+            Err(error) => Err(TextError::Invalid { path, message: error.to_string() }),
         }
+    }
+
+    /// A field that is there and not null.
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        self.fields.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn invalid(&self, message: impl Into<String>) -> TextError {
+        TextError::Invalid { path: self.path.clone(), message: message.into() }
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Templates {
-    One(String),
-    Named(Vec<NamedTemplate>),
-}
-
 /// A chat template with its name; `default` is the one for plain chats, `tool_use` the one for requests with tools.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NamedTemplate {
     pub(crate) name: String,
     pub(crate) template: String,
 }
 
-/// Name of the template for plain chats.
-pub(crate) const DEFAULT_TEMPLATE: &str = "default";
-
 /// What the folder says, besides `tokenizer.json`.
-pub(crate) fn read(folder: &Path) -> Result<(TokenizerConfig, Vec<NamedTemplate>), TextError> {
-    let mut config: TokenizerConfig = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-    let map: TokenizerConfig = read_json(&folder.join("special_tokens_map.json"))?.unwrap_or_default();
-    config.bos_token = config.bos_token.or(map.bos_token);
-    config.eos_token = config.eos_token.or(map.eos_token);
-    let mut templates = match config.chat_template.take() {
-        None => Vec::new(),
-        Some(Templates::Named(templates)) => templates,
-        Some(Templates::One(template)) => vec![NamedTemplate { name: DEFAULT_TEMPLATE.to_owned(), template }],
+pub(crate) fn read(folder: &Path) -> Result<TextFiles, TextError> {
+    let mut files = TextFiles {
+        config: Document::read(folder.join(CONFIG_FILE))?,
+        special_tokens_map: Document::read(folder.join("special_tokens_map.json"))?,
+        added_tokens: Document::read(folder.join("added_tokens.json"))?,
+        ..TextFiles::default()
     };
-    // A file of its own wins over the configuration.
-    if let Some(template) = read_text(&folder.join("chat_template.jinja"))? {
-        set_template(&mut templates, DEFAULT_TEMPLATE, template);
-    }
-    for path in jinja_files(&folder.join("additional_chat_templates"))? {
-        if let (Some(name), Some(template)) =
-            (path.file_stem().and_then(|stem| stem.to_str()), read_text(&path)?)
-        {
-            set_template(&mut templates, name, template);
-        }
-    }
-    Ok((config, templates))
+    files.read_templates(folder)?;
+    Ok(files)
 }
 
-fn set_template(templates: &mut Vec<NamedTemplate>, name: &str, template: String) {
-    templates.retain(|known| known.name != name);
-    templates.push(NamedTemplate { name: name.to_owned(), template });
+impl TextFiles {
+    /// Files of their own win over the configuration as a whole, as in `transformers`; only a default that they lack is
+    /// still taken from it.
+    fn read_templates(&mut self, folder: &Path) -> Result<(), TextError> {
+        let mut templates = Vec::new();
+        if let Some(template) = read_text(&folder.join(TEMPLATE_FILE))? {
+            templates.push(NamedTemplate { name: DEFAULT_TEMPLATE.to_owned(), template });
+        }
+        for path in jinja_files(&folder.join(TEMPLATE_FOLDER))? {
+            if let (Some(name), Some(template)) =
+                (path.file_stem().and_then(|stem| stem.to_str()), read_text(&path)?)
+            {
+                templates.push(NamedTemplate { name: name.to_owned(), template });
+            }
+        }
+        let has_default =
+            |templates: &[NamedTemplate]| templates.iter().any(|known| known.name == DEFAULT_TEMPLATE);
+        let configured = configured_templates(&self.config)?;
+        if templates.is_empty() {
+            templates = configured;
+        } else if !has_default(&templates) {
+            templates.extend(configured.into_iter().filter(|known| known.name == DEFAULT_TEMPLATE));
+        }
+        let processor = Document::read(folder.join(PROCESSOR_TEMPLATE_FILE))?;
+        if let Some(Value::String(template)) = processor.get("chat_template") {
+            if has_default(&templates) {
+                self.notices.push(format!(
+                    "{PROCESSOR_TEMPLATE_FILE} is not used: the chat template of {TEMPLATE_FILE} or {CONFIG_FILE} is"
+                ));
+            } else {
+                templates
+                    .push(NamedTemplate { name: DEFAULT_TEMPLATE.to_owned(), template: template.clone() });
+            }
+        }
+        self.templates = templates;
+        Ok(())
+    }
+}
+
+/// The configuration's templates: a string, a list of `{name, template}`, or an object of names to templates.
+fn configured_templates(config: &Document) -> Result<Vec<NamedTemplate>, TextError> {
+    let wrong = || {
+        config.invalid(
+            "chat_template must be a string, an array of {\"name\", \"template\"}, or an object of names to templates",
+        )
+    };
+    let named = |name: Option<&str>, template: &Value| match (name, template.as_str()) {
+        (Some(name), Some(template)) => {
+            Ok(NamedTemplate { name: name.to_owned(), template: template.to_owned() })
+        }
+        _ => Err(wrong()),
+    };
+    match config.get("chat_template") {
+        None => Ok(Vec::new()),
+        Some(template @ Value::String(_)) => Ok(vec![named(Some(DEFAULT_TEMPLATE), template)?]),
+        Some(Value::Array(entries)) => {
+            let mut templates: Vec<NamedTemplate> = Vec::new();
+            for entry in entries {
+                let template = named(entry["name"].as_str(), &entry["template"])?;
+                // Of two of one name, the later counts.
+                templates.retain(|known| known.name != template.name);
+                templates.push(template);
+            }
+            Ok(templates)
+        }
+        Some(Value::Object(entries)) => {
+            entries.iter().map(|(name, template)| named(Some(name), template)).collect()
+        }
+        Some(_) => Err(wrong()),
+    }
 }
 
 /// The Jinja files of a folder in the order of their names; none when there is no such folder.
@@ -102,18 +164,16 @@ fn jinja_files(folder: &Path) -> Result<Vec<PathBuf>, TextError> {
     Ok(paths)
 }
 
-/// A file's text; none when there is no such file.
+/// A file's text, without the mark that some editors put before it; none when there is no such file.
 fn read_text(path: &Path) -> Result<Option<String>, TextError> {
     match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+        Ok(mut text) => {
+            if text.starts_with('\u{feff}') {
+                text.remove(0);
+            }
+            Ok(Some(text))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(TextError::Read { path: path.to_owned(), source }),
     }
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TextError> {
-    let Some(text) = read_text(path)? else { return Ok(None) };
-    let invalid =
-        |error: serde_json::Error| TextError::Invalid { path: path.to_owned(), message: error.to_string() };
-    serde_json::from_str(&text).map(Some).map_err(invalid)
 }

@@ -16,10 +16,12 @@
 //!
 //! The deltas of a stream joined are what decoding all tokens at once gives, whatever the tokens are. The work for a
 //! token does not grow with the length of the text. Where a stop string is found does not depend on how its text is cut
-//! into tokens. Nothing here does I/O but [`Tokenizer::load`].
+//! into tokens. Nothing here does I/O but [`Tokenizer::load`]. What a template may do
+//! is bounded.
 #![forbid(unsafe_code)]
 
 mod chat;
+mod declared_tokens;
 mod detokenizer;
 mod error;
 mod files;

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::de::IgnoredAny;
 
 use crate::TextError;
-use crate::files::{self, DEFAULT_TEMPLATE, NamedTemplate, TokenizerConfig};
+use crate::declared_tokens::DeclaredTokens;
+use crate::files::{self, DEFAULT_TEMPLATE, NamedTemplate, TOOL_TEMPLATE, TextFiles};
 use crate::token_table::TokenTable;
 
 /// A token with a meaning of its own.
@@ -25,30 +26,10 @@ pub struct Tokenizer {
     table: TokenTable,
     bos: Option<SpecialToken>,
     eos: Option<SpecialToken>,
-    framing: Framing,
+    /// Role and spelling of the special tokens that have one.
+    named_tokens: Vec<(String, String)>,
     templates: Vec<NamedTemplate>,
-}
-
-/// Who adds the special tokens around a text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    /// The post-processor of `tokenizer.json`.
-    PostProcessor,
-    /// The flags of `tokenizer_config.json`: for the classes of Llama, `transformers` replaces the post-processor.
-    Flags { bos: bool, eos: bool },
-}
-
-impl Framing {
-    fn of(config: &TokenizerConfig) -> Self {
-        let class = config.tokenizer_class.as_deref().unwrap_or_default();
-        match class.strip_suffix("Fast").unwrap_or(class) {
-            "LlamaTokenizer" | "CodeLlamaTokenizer" | "GemmaTokenizer" => Self::Flags {
-                bos: config.add_bos_token.unwrap_or(true),
-                eos: config.add_eos_token.unwrap_or(false),
-            },
-            _ => Self::PostProcessor,
-        }
-    }
+    notices: Vec<String>,
 }
 
 /// Parses `tokenizer.json`. The library panics where the text is no JSON, and at some values of its own types.
@@ -60,12 +41,21 @@ fn parse(bytes: Vec<u8>) -> Result<tokenizers::Tokenizer, String> {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and the chat templates of a folder.
-    /// All but the first may be missing.
+    /// Reads `tokenizer.json`, the files that add tokens to it (`tokenizer_config.json`, `special_tokens_map.json`,
+    /// `added_tokens.json`), and the chat templates of a folder. All but the first may be missing.
     ///
     /// # Errors
-    /// [`TextError`] that names the file which is missing, unreadable, damaged or at odds with another.
+    /// [`TextError`] that names the file which is missing, unreadable or damaged.
     pub fn load(folder: &Path) -> Result<Self, TextError> {
+        Self::load_for(folder, usize::MAX)
+    }
+
+    /// The same for a model that embeds so many tokens: a special token that only a configuration names is not given an
+    /// id that the model cannot embed.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn load_for(folder: &Path, embedding_rows: usize) -> Result<Self, TextError> {
         let path = folder.join("tokenizer.json");
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -78,30 +68,49 @@ impl Tokenizer {
             Err(source) => return Err(TextError::Read { path, source }),
         };
         let inner = parse(bytes).map_err(|message| TextError::Invalid { path, message })?;
-        let (config, templates) = files::read(folder)?;
-        Self::new(inner, config, templates)
+        Self::new(inner, files::read(folder)?, embedding_rows)
     }
 
     fn new(
         mut inner: tokenizers::Tokenizer,
-        config: TokenizerConfig,
-        templates: Vec<NamedTemplate>,
+        mut files: TextFiles,
+        embedding_rows: usize,
     ) -> Result<Self, TextError> {
         // A server decides itself what is too long, and pads nothing.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| TextError::Encode { message: error.to_string() })?;
+        let declared = DeclaredTokens::read(&mut files, &inner)?;
+        declared.add_to(&mut inner, embedding_rows, &mut files.notices)?;
+        if let Some(serde_json::Value::Bool(split)) = files.config.get("split_special_tokens") {
+            inner.set_encode_special_tokens(*split);
+        }
         let table = TokenTable::new(&inner)?;
-        let framing = Framing::of(&config);
-        let special = |role, entry: Option<files::TokenEntry>| -> Result<Option<SpecialToken>, TextError> {
-            let Some(text) = entry.map(files::TokenEntry::into_text) else { return Ok(None) };
-            match inner.token_to_id(&text) {
-                Some(id) => Ok(Some(SpecialToken { id, text })),
-                None => Err(TextError::UnknownSpecialToken { role, text }),
-            }
+        let named_tokens: Vec<(String, String)> =
+            declared.named().map(|(role, text)| (role.to_owned(), text.to_owned())).collect();
+        let special = |role: &str| {
+            let (_, text) = named_tokens.iter().find(|(known, _)| known == role)?;
+            inner.token_to_id(text).map(|id| SpecialToken { id, text: text.clone() })
         };
-        let bos = special("bos_token", config.bos_token)?;
-        let eos = special("eos_token", config.eos_token)?;
-        Ok(Self { inner, table, bos, eos, framing, templates })
+        let (bos, eos) = (special("bos_token"), special("eos_token"));
+        let TextFiles { config, templates, mut notices, .. } = files;
+        for (key, token, at_start) in [("add_bos_token", &bos, true), ("add_eos_token", &eos, false)] {
+            let (Some(serde_json::Value::Bool(asked)), Some(token)) = (config.get(key), token) else {
+                continue;
+            };
+            if *asked != is_framed(&inner, token.id, at_start) {
+                notices.push(format!(
+                    "{key} in tokenizer_config.json is {asked}, which the post-processor of tokenizer.json \
+                     contradicts; the latter counts, as in transformers"
+                ));
+            }
+        }
+        if config.get("clean_up_tokenization_spaces") == Some(&serde_json::Value::Bool(true)) {
+            notices.push(
+                "clean_up_tokenization_spaces is true in tokenizer_config.json; texts are not changed after decoding"
+                    .to_owned(),
+            );
+        }
+        Ok(Self { inner, table, bos, eos, named_tokens, templates, notices })
     }
 
     /// Token ids of a text. Special tokens that are written out in the text are recognised in any case;
@@ -110,21 +119,11 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::Encode`] when the tokenizer has no token for a part of the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
-        let by_flags = add_special_tokens && self.framing != Framing::PostProcessor;
         let encoding = self
             .inner
-            .encode_fast(text, add_special_tokens && !by_flags)
+            .encode_fast(text, add_special_tokens)
             .map_err(|error| TextError::Encode { message: error.to_string() })?;
-        let mut ids = encoding.get_ids().to_vec();
-        if let (true, Framing::Flags { bos, eos }) = (by_flags, self.framing) {
-            if let (true, Some(token)) = (bos, &self.bos) {
-                ids.insert(0, token.id);
-            }
-            if let (true, Some(token)) = (eos, &self.eos) {
-                ids.push(token.id);
-            }
-        }
-        Ok(ids)
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of tokens. Ids that the tokenizer does not know are passed over; broken UTF-8 becomes U+FFFD.
@@ -167,17 +166,22 @@ impl Tokenizer {
         self.table.len()
     }
 
-    /// Fails unless the model has an embedding for every token. It may have more: rows are padded.
-    ///
-    /// # Errors
-    /// [`TextError::VocabularyTooLarge`].
-    pub fn check_vocabulary(&self, embedding_rows: usize) -> Result<(), TextError> {
-        let vocabulary_size = self.vocabulary_size();
-        if vocabulary_size <= embedding_rows {
-            Ok(())
-        } else {
-            Err(TextError::VocabularyTooLarge { vocabulary_size, embedding_rows })
-        }
+    /// What of the folder's files is not obeyed, a sentence each.
+    #[must_use]
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// A sentence about tokens that the model cannot embed, if there are any. It may have more rows: they are padded.
+    #[must_use]
+    pub fn excess_over(&self, embedding_rows: usize) -> Option<String> {
+        let size = self.vocabulary_size();
+        let first = u32::try_from(embedding_rows).ok().filter(|_| size > embedding_rows)?;
+        let text = self.token_text(first).unwrap_or_default();
+        Some(format!(
+            "the tokenizer has {size} tokens and the model embeds {embedding_rows}: prompts with the tokens from \
+             {first} ({text:?}) on are refused, and the model never writes them"
+        ))
     }
 
     /// Beginning of sequence, if the model has such a token.
@@ -192,21 +196,50 @@ impl Tokenizer {
         self.eos.as_ref()
     }
 
-    /// Source of the chat template for plain chats.
-    #[must_use]
-    pub fn chat_template(&self) -> Option<&str> {
-        self.named_chat_template(DEFAULT_TEMPLATE)
+    /// The special tokens that have a role: (`bos_token`, how it is written), and so on. Templates know them by these
+    /// names.
+    pub(crate) fn named_tokens(&self) -> &[(String, String)] {
+        &self.named_tokens
     }
 
-    /// Source of the chat template of a name; `tool_use` is for requests with tools, where the model has one.
+    /// Source of the chat template for plain chats. A single template is that one whatever its name.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&str> {
+        self.named_chat_template(DEFAULT_TEMPLATE).or(match self.templates.as_slice() {
+            [single] => Some(single.template.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Source of the chat template for requests with tools, where the model has one of its own.
+    #[must_use]
+    pub fn tool_chat_template(&self) -> Option<&str> {
+        self.named_chat_template(TOOL_TEMPLATE)
+    }
+
+    /// Source of the chat template of a name.
     #[must_use]
     pub fn named_chat_template(&self, name: &str) -> Option<&str> {
         self.templates.iter().find(|known| known.name == name).map(|known| known.template.as_str())
     }
 
+    /// The names of the model's chat templates.
+    pub fn chat_template_names(&self) -> impl Iterator<Item = &str> {
+        self.templates.iter().map(|known| known.name.as_str())
+    }
+
     pub(crate) fn table(&self) -> &TokenTable {
         &self.table
     }
+}
+
+/// Whether the post-processor puts a token at the start, or at the end, of a text.
+fn is_framed(inner: &tokenizers::Tokenizer, token: u32, at_start: bool) -> bool {
+    inner.encode_fast("a", true).is_ok_and(|encoding| {
+        let ids = encoding.get_ids();
+        let edge = if at_start { ids.first() } else { ids.last() };
+        edge == Some(&token)
+    })
 }
 
 /// What to do about a missing `tokenizer.json`.

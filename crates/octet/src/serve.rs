@@ -57,16 +57,15 @@ pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
     let Some(tokenizer_folder) = arguments.tokenizer.as_deref().or(resolved.folder.as_deref()) else {
         bail!("{} has no tokenizer; name the folder of one with --tokenizer", source.name);
     };
-    let tokenizer = Arc::new(Tokenizer::load(tokenizer_folder)?);
-    tokenizer.check_vocabulary(resolved.config.vocabulary)?;
+    let tokenizer = load_tokenizer(tokenizer_folder, resolved.config.vocabulary)?;
     let generation = generation_config(arguments, resolved.folder.as_deref())?;
     config.generation_defaults = generation_defaults(&generation);
-    let template = template(arguments, &tokenizer)?;
+    let templates = templates(arguments, &tokenizer)?;
     let purpose = Purpose {
         prefix_caching: !arguments.engine.no_enable_prefix_caching,
         requests: request_budget(arguments)?,
     };
-    let text = TextSide { tokenizer, template, generation };
+    let text = TextSide { tokenizer, templates, generation };
     let service = match device::choose(arguments.engine.device)? {
         Chosen::Cpu => {
             let mut ready = start::load(&source, resolved, &arguments.engine, purpose)?;
@@ -104,7 +103,7 @@ fn service<R: Executor + Send + 'static>(
 /// What of the model is about text.
 struct TextSide {
     tokenizer: Arc<Tokenizer>,
-    template: Option<Arc<ChatTemplate>>,
+    templates: Templates,
     generation: GenerationConfig,
 }
 
@@ -163,6 +162,7 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
         },
         priority_scheduling: settings::has_priorities(&arguments.engine),
         trust_request_chat_template: arguments.trust_request_chat_template,
+        default_chat_template_kwargs: arguments.default_chat_template_kwargs.clone().unwrap_or_default(),
         shutdown_timeout: Duration::from_secs(arguments.shutdown_timeout),
         load_tracking: arguments.enable_server_load_tracking,
         lost_log_lines: logging::dropped_lines(),
@@ -241,7 +241,8 @@ fn served_model<R>(arguments: &ServeArgs, source: &Source, ready: &Ready<R>, tex
     let (eos_token_id, stop_token_ids) = ending_ids(&ready.config, &text);
     let names = &arguments.served_model_name;
     Model {
-        template: text.template,
+        template: text.templates.plain,
+        tool_template: text.templates.with_tools,
         tokenizer: text.tokenizer,
         names: if names.is_empty() { vec![source.name.clone()] } else { names.clone() },
         root: source.name.clone(),
@@ -252,27 +253,68 @@ fn served_model<R>(arguments: &ServeArgs, source: &Source, ready: &Ready<R>, tex
     }
 }
 
-/// The template of `--chat-template` or of the tokenizer, compiled once.
-fn template(arguments: &ServeArgs, tokenizer: &Tokenizer) -> Result<Option<Arc<ChatTemplate>>> {
-    let given = arguments.chat_template.as_ref().map(|given| {
-        // A template always has braces, a path hardly ever.
-        if given.contains(['{', '\n']) {
-            Ok(given.clone())
-        } else {
-            fs::read_to_string(given).with_context(|| format!("--chat-template: {given} could not be read"))
-        }
-    });
-    let Some(text) = given.transpose()?.or_else(|| tokenizer.chat_template().map(str::to_owned)) else {
-        return Ok(None);
+/// The tokenizer of a folder, with a line for all that it says and that is not obeyed.
+fn load_tokenizer(folder: &Path, embedding_rows: usize) -> Result<Arc<Tokenizer>> {
+    let tokenizer = Tokenizer::load_for(folder, embedding_rows)?;
+    for notice in tokenizer.notices().iter().cloned().chain(tokenizer.excess_over(embedding_rows)) {
+        report::line(format_args!("warning: {notice}"));
+    }
+    Ok(Arc::new(tokenizer))
+}
+
+/// Chat templates, compiled once.
+struct Templates {
+    plain: Option<Arc<ChatTemplate>>,
+    with_tools: Option<Arc<ChatTemplate>>,
+}
+
+/// The template of `--chat-template`, or those of the tokenizer.
+fn templates(arguments: &ServeArgs, tokenizer: &Tokenizer) -> Result<Templates> {
+    let compile = |source: &str| -> Result<Arc<ChatTemplate>> {
+        let template = ChatTemplate::for_tokenizer(source, tokenizer)?;
+        Ok(Arc::new(match arguments.chat_template_content_format {
+            typed::ContentFormat::Auto => template,
+            typed::ContentFormat::String => template.with_content_format(ContentFormat::String),
+            typed::ContentFormat::Openai => template.with_content_format(ContentFormat::OpenAi),
+        }))
     };
-    let special = |token: Option<&octet_text::SpecialToken>| token.map(|token| token.text.clone());
-    let (bos, eos) = (special(tokenizer.bos()), special(tokenizer.eos()));
-    let template = ChatTemplate::compile(&text, bos.as_deref(), eos.as_deref())?;
-    Ok(Some(Arc::new(match arguments.chat_template_content_format {
-        typed::ContentFormat::Auto => template,
-        typed::ContentFormat::String => template.with_content_format(ContentFormat::String),
-        typed::ContentFormat::Openai => template.with_content_format(ContentFormat::OpenAi),
-    })))
+    if let Some(given) = &arguments.chat_template {
+        return Ok(Templates {
+            plain: Some(compile(&template_source(given, tokenizer)?)?),
+            with_tools: None,
+        });
+    }
+    let plain = tokenizer.chat_template();
+    let names: Vec<&str> = tokenizer.chat_template_names().collect();
+    if plain.is_none() && !names.is_empty() {
+        report::line(format_args!(
+            "warning: the model has the chat templates {} and no default; choose one with --chat-template NAME",
+            names.join(", ")
+        ));
+    }
+    Ok(Templates {
+        plain: plain.map(compile).transpose()?,
+        with_tools: tokenizer.tool_chat_template().map(compile).transpose()?,
+    })
+}
+
+/// What `--chat-template` means: a file, else the name of one of the model's templates, else the template itself.
+fn template_source(given: &str, tokenizer: &Tokenizer) -> Result<String> {
+    // A template always has braces, a path hardly ever.
+    if given.contains(['{', '\n']) {
+        return Ok(given.to_owned());
+    }
+    match (fs::read_to_string(given), tokenizer.named_chat_template(given)) {
+        (Ok(source), _) => Ok(source),
+        (Err(_), Some(source)) => Ok(source.to_owned()),
+        (Err(error), None) => {
+            let names: Vec<&str> = tokenizer.chat_template_names().collect();
+            let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            Err(error).with_context(|| {
+                format!("--chat-template: {given} could not be read, and it names no template of the model ({known})")
+            })
+        }
+    }
 }
 
 /// Labels of `vllm:cache_config_info`.

@@ -34,9 +34,10 @@ impl Conversation {
         if fields.tools.as_ref().is_some_and(Vec::is_empty) {
             return Err(ApiError::invalid("tools", "tools must not be an empty array; leave the field out"));
         }
-        let template = template(app, fields.chat_template.as_deref())?;
+        let template = template(app, fields.chat_template.as_deref(), fields.tools.is_some())?;
         let messages = messages(fields.messages)?;
-        let mut kwargs = fields.chat_template_kwargs.unwrap_or_default();
+        let mut kwargs = app.config.default_chat_template_kwargs.clone();
+        kwargs.extend(fields.chat_template_kwargs.unwrap_or_default());
         if let Some(effort) = fields.reasoning_effort.filter(|effort| !effort.is_null()) {
             kwargs.entry("reasoning_effort").or_insert(effort);
         }
@@ -94,8 +95,8 @@ fn text_of(content: &Value) -> String {
     }
 }
 
-/// The model's template, or the request's own where that is allowed.
-fn template(app: &App, own: Option<&str>) -> Result<Arc<ChatTemplate>, ApiError> {
+/// The model's template, or the request's own where that is allowed: its source, or the name of one that the model has.
+fn template(app: &App, own: Option<&str>, has_tools: bool) -> Result<Arc<ChatTemplate>, ApiError> {
     if let Some(source) = own {
         if !app.config.trust_request_chat_template {
             let message = "chat_template is not accepted from requests by this server \
@@ -103,13 +104,13 @@ fn template(app: &App, own: Option<&str>) -> Result<Arc<ChatTemplate>, ApiError>
             return Err(ApiError::invalid("chat_template", message));
         }
         let tokenizer = &app.model.tokenizer;
-        let bos = tokenizer.bos().map(|token| token.text.as_str());
-        let eos = tokenizer.eos().map(|token| token.text.as_str());
-        let compiled = ChatTemplate::compile(source, bos, eos)
+        let source = tokenizer.named_chat_template(source).unwrap_or(source);
+        let compiled = ChatTemplate::for_tokenizer(source, tokenizer)
             .map_err(|error| ApiError::invalid("chat_template", error.to_string()))?;
         return Ok(Arc::new(compiled));
     }
-    app.model.template.clone().ok_or_else(|| {
+    let for_tools = app.model.tool_template.as_ref().filter(|_| has_tools);
+    for_tools.or(app.model.template.as_ref()).cloned().ok_or_else(|| {
         let message = "this model has no chat template; start the server with --chat-template, or send a prompt to \
                        /v1/completions";
         ApiError::invalid("messages", message)
@@ -134,11 +135,32 @@ fn one_message(index: usize, mut message: Map<String, Value>) -> Result<Value, A
         let text = format!("messages[{index}].role {wrong} a string such as \"user\"");
         return Err(ApiError::invalid("messages", text));
     }
-    let content = content(index, message.remove("content").unwrap_or(Value::Null))?;
+    let mut content = content(index, message.remove("content").unwrap_or(Value::Null))?;
+    // Templates take results of tools as text, whatever form the others have.
+    if message["role"] == "tool" {
+        content = Value::String(text_of(&content));
+    }
     message.insert("content".to_owned(), content);
-    if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
-        for call in calls {
-            parse_arguments(index, call)?;
+    match message.get_mut("tool_calls") {
+        Some(Value::Array(calls)) if !calls.is_empty() => {
+            for call in calls {
+                check_call(index, call)?;
+            }
+        }
+        // Templates ask whether there is such a key: an empty one must not look like a call.
+        Some(Value::Array(_) | Value::Null) => {
+            message.shift_remove("tool_calls");
+        }
+        Some(_) => {
+            let text = format!("messages[{index}].tool_calls must be an array of calls");
+            return Err(ApiError::invalid("messages", text));
+        }
+        None => {}
+    }
+    // Thoughts have two names; templates know the one or the other.
+    for (name, other) in [("reasoning", "reasoning_content"), ("reasoning_content", "reasoning")] {
+        if let (Some(Value::String(thought)), false) = (message.get(name), message.contains_key(other)) {
+            message.insert(other.to_owned(), Value::String(thought.clone()));
         }
     }
     Ok(Value::Object(message))
@@ -151,9 +173,10 @@ fn content(index: usize, content: Value) -> Result<Value, ApiError> {
         Value::String(text) => Ok(Value::String(text)),
         Value::Array(parts) => {
             let part = |(part, value)| {
-                part_text(index, part, value).map(|text| json!({ "type": "text", "text": text }))
+                let text = part_text(index, part, value).transpose()?;
+                Some(text.map(|text| json!({ "type": "text", "text": text })))
             };
-            parts.into_iter().enumerate().map(part).collect()
+            parts.into_iter().enumerate().filter_map(part).collect()
         }
         _ => {
             let text = format!("messages[{index}].content must be a string or an array of parts");
@@ -162,11 +185,12 @@ fn content(index: usize, content: Value) -> Result<Value, ApiError> {
     }
 }
 
-fn part_text(index: usize, part: usize, value: Value) -> Result<String, ApiError> {
+/// A part's text; none for one that is null, which vLLM passes over.
+fn part_text(index: usize, part: usize, value: Value) -> Result<Option<String>, ApiError> {
     let place = format!("messages[{index}].content[{part}]");
     let Value::Object(mut object) = value else {
         return match value {
-            Value::String(text) => Ok(text),
+            Value::String(text) => Ok(Some(text)),
             _ => Err(ApiError::invalid("messages", format!("{place} must be an object with a type"))),
         };
     };
@@ -174,30 +198,41 @@ fn part_text(index: usize, part: usize, value: Value) -> Result<String, ApiError
     let key = match kind.as_str() {
         "text" | "input_text" | "output_text" => "text",
         "refusal" => "refusal",
+        "thinking" => "thinking",
         _ => {
             let text = format!("{place} has the type {kind:?}; this model takes only parts of type \"text\"");
             return Err(ApiError::invalid("messages", text));
         }
     };
     match object.remove(key) {
-        Some(Value::String(text)) => Ok(text),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(Value::Null) => Ok(None),
         _ => Err(ApiError::invalid("messages", format!("{place}.{key} must be a string"))),
     }
 }
 
-/// OpenAI sends the arguments of a call as JSON in a string; templates want the object.
-fn parse_arguments(index: usize, call: &mut Value) -> Result<(), ApiError> {
-    let Some(arguments) = call.get_mut("function").and_then(|function| function.get_mut("arguments")) else {
-        return Ok(());
+/// Checks a call of a function. OpenAI sends its arguments as JSON in a string; templates want the object. What is no
+/// object becomes an empty one, as in vLLM: it stands in a history, and to refuse it would end the conversation.
+fn check_call(index: usize, call: &mut Value) -> Result<(), ApiError> {
+    let is_function = call.get("type").is_none_or(|kind| kind == "function");
+    let function = call.get_mut("function").and_then(Value::as_object_mut).filter(|_| is_function);
+    let Some(function) = function else {
+        let text = format!(
+            "messages[{index}].tool_calls: each call must be an object of type \"function\" with a function"
+        );
+        return Err(ApiError::invalid("messages", text));
     };
-    let Value::String(text) = arguments else {
-        return Ok(());
+    let arguments = match function.get("arguments") {
+        None | Some(Value::Null) => Value::Null,
+        Some(Value::String(text)) if text.trim().is_empty() => Value::Null,
+        Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|error| {
+            tracing::warn!(message = index, %error, "arguments of a call are not valid JSON; taken for none");
+            Value::Null
+        }),
+        Some(other) => other.clone(),
     };
-    let parsed = if text.trim().is_empty() { Ok(json!({})) } else { serde_json::from_str(text) };
-    *arguments = parsed.map_err(|error| {
-        let text = format!("messages[{index}].tool_calls: function.arguments is not valid JSON: {error}");
-        ApiError::invalid("messages", text)
-    })?;
+    let arguments = if arguments.is_object() { arguments } else { json!({}) };
+    function.insert("arguments".to_owned(), arguments);
     Ok(())
 }
 
@@ -219,6 +254,14 @@ mod tests {
             (json!([]), json!([])),
             (json!([part("a"), "b"]), json!([part("a"), part("b")])),
             (json!([{ "type": "refusal", "refusal": "no" }]), json!([part("no")])),
+            (
+                json!([{ "type": "thinking", "thinking": "hm" }, { "type": "text", "text": null }]),
+                json!([part("hm")]),
+            ),
+            (
+                json!([{ "type": "input_text", "text": "i" }, { "type": "output_text", "text": "o" }]),
+                json!([part("i"), part("o")]),
+            ),
         ];
         for (content, expected) in table {
             let message = json!({ "role": "user", "name": "n", "content": content });
@@ -237,10 +280,43 @@ mod tests {
     fn arguments_of_calls_become_objects() {
         let message = json!({ "role": "assistant", "tool_calls": [
             { "type": "function", "function": { "name": "f", "arguments": "{\"x\": 1}" } },
-            { "type": "function", "function": { "name": "g", "arguments": "" } } ] });
+            { "function": { "name": "g", "arguments": "" } },
+            { "function": { "name": "h", "arguments": "{" } },
+            { "function": { "name": "i", "arguments": "[1]" } },
+            { "function": { "name": "j", "arguments": { "y": 2 } } },
+            { "function": { "name": "k" } } ] });
         let prepared = prepared(message).unwrap();
         assert_eq!(prepared["tool_calls"][0]["function"]["arguments"], json!({ "x": 1 }));
-        assert_eq!(prepared["tool_calls"][1]["function"]["arguments"], json!({}));
+        for index in [1, 2, 3, 5] {
+            assert_eq!(prepared["tool_calls"][index]["function"]["arguments"], json!({}));
+        }
+        assert_eq!(prepared["tool_calls"][4]["function"]["arguments"], json!({ "y": 2 }));
+    }
+
+    #[test]
+    fn histories_are_as_templates_expect_them() {
+        let part = |text: &str| json!({ "type": "text", "text": text });
+        let table = [
+            (
+                json!({ "role": "assistant", "content": "a", "tool_calls": [] }),
+                json!({ "role": "assistant", "content": "a" }),
+            ),
+            (
+                json!({ "role": "assistant", "content": null, "tool_calls": null, "refusal": null }),
+                json!({ "role": "assistant", "content": "", "refusal": null }),
+            ),
+            (
+                json!({ "role": "tool", "tool_call_id": "1", "content": [part("a"), part("b")] }),
+                json!({ "role": "tool", "tool_call_id": "1", "content": "a\nb" }),
+            ),
+            (
+                json!({ "role": "assistant", "content": "a", "reasoning": "r" }),
+                json!({ "role": "assistant", "content": "a", "reasoning": "r", "reasoning_content": "r" }),
+            ),
+        ];
+        for (message, expected) in table {
+            assert_eq!(prepared(message).unwrap(), expected);
+        }
     }
 
     #[test]
@@ -258,9 +334,14 @@ mod tests {
                 json!({ "role": "user", "content": [{ "type": "text" }] }),
                 "messages[0].content[0].text must be a string",
             ),
+            (json!({ "role": "assistant", "tool_calls": {} }), "messages[0].tool_calls must be an array"),
             (
-                json!({ "role": "assistant", "tool_calls": [{ "function": { "arguments": "{" } }] }),
-                "messages[0].tool_calls: function.arguments is not valid JSON",
+                json!({ "role": "assistant", "tool_calls": ["f"] }),
+                "messages[0].tool_calls: each call must be",
+            ),
+            (
+                json!({ "role": "assistant", "tool_calls": [{ "type": "custom", "function": {} }] }),
+                "messages[0].tool_calls: each call must be",
             ),
         ];
         for (message, expected) in table {

@@ -87,7 +87,7 @@ fn prompt(
     task.check()?;
     let text = app.within_reach(&text, parameters.truncation)?;
     // Templates write the special tokens themselves.
-    let mut tokens = tokenizer.encode(&text, parameters.add_special_tokens.unwrap_or(false))?;
+    let mut tokens = app.encode("messages", &text, parameters.add_special_tokens.unwrap_or(false))?;
     let bos = tokenizer.bos().map(|token| token.id);
     parameters::truncate(&mut tokens, parameters.truncation, &output_rules(app, options), bos)?;
     Ok(tokens.into())

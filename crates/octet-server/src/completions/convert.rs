@@ -121,7 +121,8 @@ fn prompts(
                 .collect::<Result<Vec<_>, _>>()?;
             let encode = |(text, reachable): (&String, Cow<'_, str>)| {
                 task.check()?;
-                let tokens = tokenizer.encode(&reachable, parameters.add_special_tokens.unwrap_or(true))?;
+                let tokens =
+                    app.encode("prompt", &reachable, parameters.add_special_tokens.unwrap_or(true))?;
                 finish(tokens, (reachable.len() == text.len()).then_some(text))
             };
             texts.iter().zip(reachable).map(encode).collect()

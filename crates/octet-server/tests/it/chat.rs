@@ -153,3 +153,66 @@ fn without_a_template_the_remedy_is_named() {
     assert_eq!(answer.status, 400);
     assert!(answer.message().contains("--chat-template"), "{}", answer.body);
 }
+
+#[test]
+fn default_variables_of_the_template_are_below_the_requests() {
+    let mut options = Options::default();
+    options.server.default_chat_template_kwargs = json!({ "shout": "!" }).as_object().unwrap().clone();
+    let server = TestServer::with(options);
+    assert_eq!(server.post(PATH, &hello()).status, 200);
+    assert_eq!(prompt(&server), "^[user]Hi[assistant]!");
+    let body = with(hello(), json!({ "chat_template_kwargs": { "shout": "?" } }));
+    assert_eq!(server.post(PATH, &body).status, 200);
+    assert_eq!(prompt(&server), "^[user]Hi[assistant]?");
+}
+
+#[test]
+fn the_developers_message_becomes_the_systems() {
+    let server = TestServer::start();
+    let messages =
+        json!([{ "role": "developer", "content": "Be brief." }, { "role": "user", "content": "Hi" }]);
+    assert_eq!(server.post(PATH, &with(hello(), json!({ "messages": messages }))).status, 200);
+    assert_eq!(prompt(&server), "^[system]Be brief.[user]Hi[assistant]");
+}
+
+#[test]
+fn a_requests_template_that_does_not_end_is_its_own_fault() {
+    let mut options = Options::default();
+    options.server.trust_request_chat_template = true;
+    let server = TestServer::with(options);
+    let endless = "{% for a in range(90000) %}{% for b in range(90000) %}{{ b }}{% endfor %}{% endfor %}";
+    for template in [endless.to_owned(), format!("{{{{ {}1 }}}}", "not ".repeat(50_000)), "x".repeat(1 << 20)]
+    {
+        let answer = server.post(PATH, &with(hello(), json!({ "chat_template": template })));
+        assert_eq!(
+            (answer.status, &answer.json()["error"]["param"]),
+            (400, &json!("chat_template")),
+            "{}",
+            answer.body
+        );
+    }
+    assert_eq!(server.post(PATH, &hello()).status, 200);
+}
+
+#[test]
+fn tokens_that_the_model_does_not_embed_are_refused_in_prompts() {
+    // The tokenizer's last token is <pad>.
+    let options = Options { embedded_tokens: crate::server::VOCABULARY_SIZE - 1, ..Options::default() };
+    let server = TestServer::with(options);
+    assert_eq!(server.post(PATH, &hello()).status, 200);
+    let messages = json!([{ "role": "user", "content": "a<pad>" }]);
+    let chat = server.post(PATH, &with(hello(), json!({ "messages": messages })));
+    let text = server.post("/v1/completions", &json!({ "prompt": "a<pad>", "max_tokens": 1 }));
+    let ids = server.post("/v1/completions", &json!({ "prompt": [97, 258], "max_tokens": 1 }));
+    for (answer, param) in [(chat, "messages"), (text, "prompt"), (ids, "prompt")] {
+        assert_eq!(
+            (answer.status, &answer.json()["error"]["param"]),
+            (400, &json!(param)),
+            "{}",
+            answer.body
+        );
+        assert!(answer.message().contains("258"), "{}", answer.body);
+    }
+    let bad_words = json!({ "prompt": "a", "max_tokens": 1, "bad_words": ["<pad>"] });
+    assert_eq!(server.post("/v1/completions", &bad_words).status, 200);
+}

@@ -33,6 +33,8 @@ pub(crate) struct Options {
     pub(crate) engine: EngineConfig,
     pub(crate) step_time: Duration,
     pub(crate) with_template: bool,
+    /// Rows of the embedding; the tokenizer has [`VOCABULARY_SIZE`] tokens.
+    pub(crate) embedded_tokens: usize,
 }
 
 impl Default for Options {
@@ -44,7 +46,13 @@ impl Default for Options {
             ..ServerConfig::default()
         };
         let engine = EngineConfig::new(257, 16, MAX_MODEL_LEN);
-        Self { server, engine, step_time: Duration::ZERO, with_template: true }
+        Self {
+            server,
+            engine,
+            step_time: Duration::ZERO,
+            with_template: true,
+            embedded_tokens: VOCABULARY_SIZE,
+        }
     }
 }
 
@@ -62,7 +70,7 @@ pub(crate) fn launch(
 ) -> Running {
     let (engine, engine_thread) = octet_engine::spawn(options.engine, executor).unwrap();
     let socket = bind(&options.server).unwrap();
-    let model = model(options.with_template);
+    let model = model(options.with_template, options.embedded_tokens);
     let service = Service { config: options.server, model, engine: engine.clone(), engine_thread };
     let thread = std::thread::spawn(move || run(service, socket, on_ready));
     Running { engine, thread }
@@ -146,7 +154,7 @@ pub(crate) fn wait_for(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-fn model(with_template: bool) -> Model {
+fn model(with_template: bool, vocabulary_size: usize) -> Model {
     let folder = tokenizer_folder();
     let tokenizer = Tokenizer::load(&folder).unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
@@ -157,10 +165,11 @@ fn model(with_template: bool) -> Model {
     Model {
         tokenizer: Arc::new(tokenizer),
         template: with_template.then(|| Arc::new(template)),
+        tool_template: None,
         names: vec!["scripted".to_owned(), "house/other-name".to_owned()],
         root: "/models/scripted".to_owned(),
         max_model_len: MAX_MODEL_LEN,
-        vocabulary_size: VOCABULARY_SIZE,
+        vocabulary_size,
         eos_token_id: Some(EOS),
         stop_token_ids: Vec::new(),
     }

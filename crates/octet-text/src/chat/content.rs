@@ -52,6 +52,17 @@ impl Capabilities {
         if takes_parts || takes_strings { Self { takes_strings, takes_parts } } else { Self::default() }
     }
 
+    /// Whether the template shows a system message; one that fails on any messages is believed to.
+    pub(super) fn takes_system(self, render: impl Fn(&Json) -> Option<String>) -> bool {
+        let content = |text: &str| {
+            if self.takes_strings { json!(text) } else { json!([{"type": "text", "text": text}]) }
+        };
+        let user = json!({"role": "user", "content": content("hello")});
+        let system = json!({"role": "system", "content": content(PROBE)});
+        let shown = render(&json!([system, user]));
+        shown.is_some_and(|shown| shown.to_lowercase().contains(PROBE)) || render(&json!([user])).is_none()
+    }
+
     /// What a user says that the template takes.
     pub(super) fn forced(format: ContentFormat) -> Self {
         let takes_parts = format == ContentFormat::OpenAi;
@@ -67,7 +78,10 @@ impl Capabilities {
         let mut adapted = Cow::Borrowed(messages);
         for (index, message) in messages.iter().enumerate() {
             let content = match message.get("content") {
-                Some(Json::String(text)) if !self.takes_strings => json!([{"type": "text", "text": text}]),
+                // Results of tools come as text, as in vLLM: templates that walk over parts take them so.
+                Some(Json::String(text)) if !self.takes_strings && message["role"] != "tool" => {
+                    json!([{"type": "text", "text": text}])
+                }
                 Some(Json::Array(parts)) if !self.takes_parts => Json::String(join(parts)?),
                 _ => continue,
             };

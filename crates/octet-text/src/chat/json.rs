@@ -5,9 +5,14 @@ use std::fmt::Write;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
-/// The arguments of `tojson` in `transformers`.
-#[derive(Clone, Debug)]
-pub(super) struct JsonOptions {
+/// Lists and objects inside of each other; Python stops at its recursion limit.
+pub(super) const DEEPEST: usize = 200;
+
+/// The arguments of `tojson` in `transformers`, and who pays.
+pub(super) struct JsonOptions<'a> {
+    /// Called with the bytes that were written: a value may be small and its JSON endless, for a list can hold another
+    /// many times.
+    pub(super) charge: &'a dyn Fn(usize) -> Result<(), Error>,
     pub(super) indent: Option<String>,
     pub(super) item_separator: String,
     pub(super) key_separator: String,
@@ -15,7 +20,7 @@ pub(super) struct JsonOptions {
     pub(super) sorts_keys: bool,
 }
 
-impl JsonOptions {
+impl JsonOptions<'_> {
     /// Writes a value.
     pub(super) fn write(&self, value: &Value) -> Result<String, Error> {
         let mut out = String::new();
@@ -24,6 +29,11 @@ impl JsonOptions {
     }
 
     fn write_value(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+        if depth > DEEPEST {
+            let message = format!("tojson: lists and objects lie more than {DEEPEST} deep in each other");
+            return Err(Error::new(ErrorKind::InvalidOperation, message));
+        }
+        let before = out.len();
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -41,7 +51,9 @@ impl JsonOptions {
                 return Err(Error::new(ErrorKind::InvalidOperation, message));
             }
         }
-        Ok(())
+        // What items wrote they have paid for themselves.
+        let is_container = matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map);
+        (self.charge)(if is_container { 64 } else { out.len() - before })
     }
 
     fn write_map(&self, map: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
@@ -80,6 +92,7 @@ impl JsonOptions {
                 out.push_str(&self.item_separator);
             }
             self.break_line(depth + 1, out);
+            (self.charge)(self.indent.as_ref().map_or(0, String::len) * (depth + 1))?;
             write_item(index, out)?;
         }
         if count > 0 {

@@ -1,20 +1,25 @@
 //! Chat templates: messages to a prompt, as `transformers` renders them.
 //!
-//! The templates are Jinja written for Python. [`python`] brings what they expect of it; [`content`] suits the messages'
-//! content to what the template can take.
+//! The templates are Jinja written for Python. [`python`] brings what they expect of it; [`content`] and [`roles`] suit the
+//! messages to what the template can take.
+//!
+//! A template is a program that came with a model, or with a request. [`limits`] bounds its time and its memory.
 
 mod content;
 mod json;
+mod limits;
 mod python;
+mod roles;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, Error, Value};
+use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 
-use crate::TextError;
+use crate::{TextError, Tokenizer};
 use content::Capabilities;
 pub use content::ContentFormat;
 use python::RaisedException;
@@ -46,33 +51,78 @@ pub struct ChatInput<'a> {
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    bos: Option<String>,
-    eos: Option<String>,
+    /// Variables such as `bos_token`. Those that the model does not have stay undefined, as in `transformers`.
+    special_tokens: Vec<(String, String)>,
     capabilities: Capabilities,
+    knows_developer: bool,
+    takes_system: bool,
 }
 
 impl ChatTemplate {
     /// Compiles a template. `bos` and `eos` are its variables `bos_token` and `eos_token`.
     ///
     /// # Errors
-    /// [`TextError::TemplateSyntax`].
+    /// [`TextError::TemplateSyntax`], [`TextError::TemplateTooLong`], and [`TextError::TemplateExhausted`] for a template that
+    /// does not come to an end on any messages.
     pub fn compile(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self, TextError> {
+        let tokens = [("bos_token", bos), ("eos_token", eos)];
+        let known = |(role, text): (&str, Option<&str>)| Some((role.to_owned(), text?.to_owned()));
+        Self::with_special_tokens(source, tokens.into_iter().filter_map(known).collect())
+    }
+
+    /// Compiles a template whose variables are all special tokens that the tokenizer has a role for.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::compile`].
+    pub fn for_tokenizer(source: &str, tokenizer: &Tokenizer) -> Result<Self, TextError> {
+        Self::with_special_tokens(source, tokenizer.named_tokens().to_vec())
+    }
+
+    fn with_special_tokens(source: &str, special_tokens: Vec<(String, String)>) -> Result<Self, TextError> {
+        limits::check_source(source)?;
+        limits::with_room(|| Self::compile_and_probe(source, special_tokens))?
+    }
+
+    fn compile_and_probe(source: &str, special_tokens: Vec<(String, String)>) -> Result<Self, TextError> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| syntax_error(&error))?);
         environment.set_debug(true);
+        environment.set_fuel(Some(limits::FUEL));
         python::install(&mut environment);
         environment
             .add_template_owned(NAME, python::without_generation_tags(&python::with_line_feeds(source)))
             .map_err(|error| syntax_error(&error))?;
         let mut template = Self {
             environment,
-            bos: bos.map(str::to_owned),
-            eos: eos.map(str::to_owned),
+            special_tokens,
             capabilities: Capabilities::default(),
+            knows_developer: roles::knows_developer(source),
+            takes_system: true,
         };
-        template.capabilities = Capabilities::probe(|messages| template.probe(messages));
+        template.probe_all()?;
         Ok(template)
+    }
+
+    /// Finds out what the template takes, by rendering.
+    fn probe_all(&mut self) -> Result<(), TextError> {
+        let is_exhausted = Cell::new(false);
+        let probe = |messages: &Json| {
+            if is_exhausted.get() {
+                return None;
+            }
+            let rendered = self.probe(messages);
+            is_exhausted.set(rendered.as_ref().is_err_and(is_out_of_fuel));
+            rendered.ok()
+        };
+        let capabilities = Capabilities::probe(probe);
+        let takes_system = capabilities.takes_system(probe);
+        if is_exhausted.get() {
+            return Err(TextError::TemplateExhausted);
+        }
+        self.capabilities = capabilities;
+        self.takes_system = takes_system;
+        Ok(())
     }
 
     /// Whether the template takes message content as a list of parts, or as a string.
@@ -93,16 +143,20 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`TextError::TemplateRaised`] when the template refuses the messages, [`TextError::TemplateFailed`] when it fails
-    /// on them, [`TextError::CannotContinue`] when the end of the last message cannot be found in the prompt.
+    /// on them, [`TextError::TemplateExhausted`] when it does not come to an end, [`TextError::CannotContinue`] when the end
+    /// of the last message cannot be found in the prompt.
     pub fn render(&self, input: &ChatInput<'_>) -> Result<String, TextError> {
-        let mut messages = self.capabilities.adapt(input.messages)?;
+        let converted = (!self.knows_developer && roles::has_developer(input.messages))
+            .then(|| roles::as_system(input.messages, self.takes_system));
+        let mut messages = self.capabilities.adapt(converted.as_deref().unwrap_or(input.messages))?;
         if input.continue_final_message {
             if input.add_generation_prompt {
                 return Err(TextError::CannotContinue { reason: "add_generation_prompt is set too" });
             }
             mark_end(messages.to_mut())?;
         }
-        let prompt = self.evaluate(self.variables(&messages, input)).map_err(|error| render_error(&error))?;
+        let variables = self.variables(&messages, input);
+        let prompt = limits::with_room(|| self.evaluate(variables).map_err(|error| render_error(&error)))??;
         if input.continue_final_message { cut_at_mark(prompt) } else { Ok(prompt) }
     }
 
@@ -117,30 +171,23 @@ impl ChatTemplate {
         variables
     }
 
-    /// Those that the model has; the others stay undefined, as in `transformers`.
     fn special_tokens(&self) -> BTreeMap<String, Value> {
-        let tokens = [("bos_token", &self.bos), ("eos_token", &self.eos)];
-        tokens
-            .into_iter()
-            .filter_map(|(name, text)| {
-                text.as_ref().map(|text| (name.to_owned(), Value::from(text.as_str())))
-            })
-            .collect()
+        self.special_tokens.iter().map(|(role, text)| (role.clone(), Value::from(text.as_str()))).collect()
     }
 
     fn evaluate(&self, variables: BTreeMap<String, Value>) -> Result<String, Error> {
         self.environment.get_template(NAME)?.render(variables)
     }
 
-    /// What the template makes of probing messages, if anything.
-    fn probe(&self, messages: &Json) -> Option<String> {
+    /// What the template makes of probing messages.
+    fn probe(&self, messages: &Json) -> Result<String, Error> {
         let mut variables = self.special_tokens();
         variables.insert("messages".to_owned(), Value::from(Serde(messages)));
         variables.insert("add_generation_prompt".to_owned(), false.into());
         variables.insert("continue_final_message".to_owned(), false.into());
         variables.insert("tools".to_owned(), ().into());
         variables.insert("documents".to_owned(), ().into());
-        self.evaluate(variables).ok()
+        self.evaluate(variables)
     }
 }
 
@@ -178,6 +225,9 @@ fn syntax_error(error: &Error) -> TextError {
 }
 
 fn render_error(error: &Error) -> TextError {
+    if is_out_of_fuel(error) {
+        return TextError::TemplateExhausted;
+    }
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(RaisedException(message)) = cause.downcast_ref() {
@@ -187,6 +237,18 @@ fn render_error(error: &Error) -> TextError {
     }
     let place = error.line().map_or(String::new(), |line| format!("line {line}: "));
     TextError::TemplateFailed { message: format!("{place}{}", describe(error)) }
+}
+
+/// Whether this, or what caused it, is the end of the fuel.
+fn is_out_of_fuel(error: &Error) -> bool {
+    let mut current: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = current {
+        if cause.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::OutOfFuel) {
+            return true;
+        }
+        current = cause.source();
+    }
+    false
 }
 
 fn describe(error: &Error) -> String {

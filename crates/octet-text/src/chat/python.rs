@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter};
 use minijinja_contrib::pycompat;
 
-use super::json::JsonOptions;
+use super::json::{DEEPEST, JsonOptions};
 
 /// A template's own refusal.
 #[derive(Clone, Debug)]
@@ -26,6 +26,10 @@ impl std::error::Error for RaisedException {}
 pub(super) fn install(environment: &mut Environment<'static>) {
     minijinja_contrib::add_to_environment(environment);
     environment.set_unknown_method_callback(method);
+    environment.set_formatter(|out, state, value| {
+        pay_for_items(state, value, 0)?;
+        escape_formatter(out, state, value)
+    });
     environment.add_filter("default", default);
     environment.add_filter("d", default);
     environment.add_filter("float", float);
@@ -82,7 +86,10 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
     match (name, value.kind(), args) {
         // Values do not change, so that one is as good as its copy.
         ("copy", ValueKind::Map | ValueKind::Seq, []) => return Ok(value.clone()),
-        ("index", ValueKind::Seq, [argument]) => {
+        // A list can hold another many times, so that to compare lists may take for ever.
+        ("index", ValueKind::Seq, [argument])
+            if !matches!(argument.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) =>
+        {
             let found = value.try_iter()?.position(|item| item == *argument);
             return found.map(Value::from).ok_or_else(|| not_found(name));
         }
@@ -145,14 +152,10 @@ fn float(value: &Value, default: Option<Value>) -> Value {
 }
 
 /// Jinja's `indent`, which keeps a line break at the end.
-#[expect(clippy::needless_pass_by_value, reason = "keyword arguments come to a filter by value")]
-fn indent(
-    text: &str,
-    width: Option<Value>,
-    first: Option<bool>,
-    blank: Option<bool>,
-    kwargs: Kwargs,
-) -> Result<String, Error> {
+fn indent(state: &State, text: &str, arguments: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let arguments = arguments.into_values();
+    let (width, first, blank, kwargs): (Option<Value>, Option<bool>, Option<bool>, Kwargs) =
+        from_args(&arguments)?;
     let width = match width {
         Some(width) => Some(width),
         None => kwargs.get("width")?,
@@ -166,8 +169,9 @@ fn indent(
     let indentation = match width {
         None => " ".repeat(4),
         Some(text) if text.kind() == ValueKind::String => text.to_string(),
-        Some(count) => " ".repeat(usize::try_from(count)?),
+        Some(count) => blanks(state, usize::try_from(count)?)?,
     };
+    charge(state, indentation.len().saturating_mul(text.split('\n').count()))?;
     let mut indented = String::with_capacity(text.len());
     for (index, line) in text.split('\n').enumerate() {
         if index > 0 {
@@ -186,6 +190,7 @@ fn indent(
 /// `tojson` of `transformers`: plain `json.dumps`, with no escaping for HTML. Its first argument, if it has no name, is
 /// `ensure_ascii`.
 fn tojson(
+    state: &State,
     value: &Value,
     is_ascii: Option<Value>,
     indent: Option<Value>,
@@ -199,7 +204,7 @@ fn tojson(
         None => None,
         Some(text) if text.kind() == ValueKind::String => Some(text.to_string()),
         Some(none) if none.is_none() || none.is_undefined() => None,
-        Some(count) => Some(" ".repeat(usize::try_from(count)?)),
+        Some(count) => Some(blanks(state, usize::try_from(count)?)?),
     };
     let separators: Option<Vec<String>> = kwargs.get("separators")?;
     let (item_separator, key_separator) = match separators.as_deref() {
@@ -212,6 +217,7 @@ fn tojson(
         None => (", ".to_owned(), ": ".to_owned()),
     };
     let options = JsonOptions {
+        charge: &|bytes| charge(state, bytes),
         indent,
         item_separator,
         key_separator,
@@ -223,6 +229,33 @@ fn tojson(
     };
     kwargs.assert_all_used()?;
     options.write(value).map(Value::from)
+}
+
+/// Pays for text before it is made, in the engine's measure: 64 bytes are one fuel.
+fn charge(state: &State, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel(bytes.div_ceil(64) as u64)
+}
+
+/// Pays for a list or an object before it is written: it can hold another many times, and that another.
+fn pay_for_items(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
+        return Ok(());
+    }
+    if depth > DEEPEST {
+        let message = format!("lists and objects lie more than {DEEPEST} deep in each other");
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
+    for item in value.try_iter()? {
+        charge(state, 64)?;
+        let item = if value.kind() == ValueKind::Map { value.get_item(&item)? } else { item };
+        pay_for_items(state, &item, depth + 1)?;
+    }
+    Ok(())
+}
+
+fn blanks(state: &State, count: usize) -> Result<String, Error> {
+    charge(state, count)?;
+    Ok(" ".repeat(count))
 }
 
 /// Line breaks as Jinja makes them of those in a template.
@@ -238,22 +271,26 @@ pub(super) fn with_line_feeds(source: &str) -> Cow<'_, str> {
 /// that always holds: it shows nothing and keeps the tags' control of white space.
 pub(super) fn without_generation_tags(source: &str) -> String {
     let mut result = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start + 2);
-        result.push_str(before);
-        rest = tag;
-        let Some(end) = tag.find("%}") else { break };
-        let inner = &tag[..end];
+    let mut copied = 0;
+    // Where the first end of a tag at or after a start is: looked for once for all starts before it.
+    let mut end = 0;
+    for (start, _) in source.match_indices("{%") {
+        let start = start + 2;
+        if end < start {
+            let Some(length) = source[start..].find("%}") else { break };
+            end = start + length;
+        }
+        let inner = &source[start..end];
         let word = inner.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
         let replacement = match word {
             "generation" => "if true",
             "endgeneration" => "endif",
             _ => continue,
         };
+        result.push_str(&source[copied..start]);
         result.push_str(&inner.replacen(word, replacement, 1));
-        rest = &tag[end..];
+        copied = end;
     }
-    result.push_str(rest);
+    result.push_str(&source[copied..]);
     result
 }

@@ -202,3 +202,42 @@ fn keyword_arguments_win_over_variables() {
     let kwargs = json!({"add_generation_prompt": true, "thinking": false});
     assert_eq!(render_with(&template, &json!([]), &kwargs).unwrap(), "True <s> False False");
 }
+
+#[test]
+fn what_a_developer_says_is_never_lost() {
+    let messages = json!([
+        {"role": "developer", "content": [{"type": "text", "text": "be"}, {"type": "text", "text": "brief"}]},
+        {"role": "user", "content": "hi"},
+        {"role": "system", "content": "and kind"},
+        {"role": "assistant", "content": "hello"},
+    ]);
+    let only_first = "{% if messages[1:] | selectattr('role', 'equalto', 'system') | list %}\
+                      {{ raise_exception('system comes first') }}{% endif %}"
+        .to_owned()
+        + STRINGS;
+    let by_role = "{% for m in messages %}{% if m.role == 'system' %}S:{{ m.content }}{% elif m.role == 'user' %}\
+                   U:{{ m.content }}{% elif m.role == 'assistant' %}A:{{ m.content }}{% endif %}{% endfor %}";
+    let refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        .to_owned()
+        + STRINGS;
+    let knowing =
+        "{% for m in messages %}{% if m.role == 'developer' %}D:{% endif %}{{ m.content }}{% endfor %}";
+    for (source, expected) in [
+        (STRINGS, "<system>be\nbrief\n\nand kind<user>hi<assistant>hello"),
+        (&only_first, "<system>be\nbrief\n\nand kind<user>hi<assistant>hello"),
+        (PARTS, "<system>be\nbrief\n\nand kind<user>hi<assistant>hello"),
+        (by_role, "S:be\nbrief\n\nand kindU:hiA:hello"),
+        (&refusing, "<user>be\nbrief\n\nand kind\n\nhi<assistant>hello"),
+        (knowing, "D:be\nbriefhiand kindhello"),
+    ] {
+        assert_eq!(render_with(&compile(source), &messages, &json!({})).unwrap(), expected, "{source}");
+    }
+}
+
+#[test]
+fn results_of_tools_come_as_text_even_to_templates_for_parts() {
+    let both = "{% for m in messages %}{% if m.role == 'tool' %}{{ m.content }}{% else %}\
+                {% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{% endfor %}";
+    let messages = json!([{"role": "user", "content": "hi "}, {"role": "tool", "content": "sunny"}]);
+    assert_eq!(render_with(&compile(both), &messages, &json!({})).unwrap(), "hi sunny");
+}

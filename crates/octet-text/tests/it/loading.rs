@@ -35,7 +35,7 @@ fn text_becomes_ids_and_back() {
 #[test]
 fn special_tokens_are_read_in_all_spellings() {
     let config = json!({"bos_token": {"content": "<|begin|>", "special": true}, "eos_token": null});
-    let map = json!({"eos_token": "<|end|>", "bos_token": "hello"});
+    let map = json!({"eos_token": "<|end|>", "pad_token": "hello"});
     let tokenizer = folder()
         .with_json("tokenizer_config.json", &config)
         .with_json("special_tokens_map.json", &map)
@@ -48,40 +48,36 @@ fn special_tokens_are_read_in_all_spellings() {
 }
 
 #[test]
-fn llama_classes_frame_text_by_their_flags() {
-    let load = |config: serde_json::Value| {
-        let folder = Folder::new().with_json("tokenizer.json", &byte_fallback());
-        folder.with_json("tokenizer_config.json", &config).load()
-    };
-    let framed = |config| load(config).encode("hello", true).unwrap();
-    let hello = load(json!({})).token_id("▁hello").unwrap();
-    let tokens = |class: &str, flags: serde_json::Value| {
-        let mut config = json!({"tokenizer_class": class, "bos_token": "<s>", "eos_token": "</s>"});
-        config.as_object_mut().unwrap().extend(flags.as_object().unwrap().clone());
-        config
-    };
-    assert_eq!(framed(tokens("LlamaTokenizerFast", json!({}))), [1, hello]);
-    assert_eq!(
-        framed(tokens("LlamaTokenizer", json!({"add_bos_token": false, "add_eos_token": true}))),
-        [hello, 2]
-    );
-    assert_eq!(framed(tokens("PreTrainedTokenizerFast", json!({"add_bos_token": true}))), [hello]);
+fn flags_for_special_tokens_around_a_text_are_named_where_the_post_processor_contradicts() {
+    let load = |config: serde_json::Value| folder().with_json("tokenizer_config.json", &config).load();
+    let with_flag = |flag: bool| load(json!({"bos_token": "<|begin|>", "add_bos_token": flag}));
+    assert_eq!(with_flag(true).notices(), [""; 0]);
+    let contradicted = with_flag(false);
+    assert!(contradicted.notices()[0].contains("add_bos_token"), "{:?}", contradicted.notices());
+    assert_eq!(contradicted.encode("hello", true).unwrap().len(), 2);
+    let cleaned = load(json!({"clean_up_tokenization_spaces": true}));
+    assert!(cleaned.notices()[0].contains("clean_up_tokenization_spaces"), "{:?}", cleaned.notices());
 }
 
 #[test]
-fn chat_templates_are_found_where_they_may_be() {
-    let one = folder().with_json("tokenizer_config.json", &json!({"chat_template": "one"}));
-    assert_eq!(one.load().chat_template(), Some("one"));
-    let named = json!({"chat_template": [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]});
-    let several = folder().with_json("tokenizer_config.json", &named);
-    assert_eq!(several.load().chat_template(), Some("plain"));
-    assert_eq!(several.load().named_chat_template("tool_use"), Some("tools"));
-    // Files of their own win.
-    let several =
-        several.with("chat_template.jinja", "file").with("additional_chat_templates/tool_use.jinja", "more");
-    assert_eq!(several.load().chat_template(), Some("file"));
-    assert_eq!(several.load().named_chat_template("tool_use"), Some("more"));
-    assert_eq!(several.load().named_chat_template("rag"), None);
+fn a_default_template_is_found_where_it_may_be() {
+    let plain = json!({"chat_template": "plain"});
+    let further = folder().with_json("tokenizer_config.json", &plain);
+    let further = further.with("additional_chat_templates/tool_use.jinja", "more").load();
+    assert_eq!((further.chat_template(), further.tool_chat_template()), (Some("plain"), Some("more")));
+    let of_processor = folder().with_json("chat_template.json", &json!({"chat_template": "images"}));
+    assert_eq!(of_processor.load().chat_template(), Some("images"));
+    let both = of_processor.with("chat_template.jinja", "\u{feff}file").load();
+    assert_eq!(both.chat_template(), Some("file"));
+    assert!(both.notices()[0].contains("chat_template.json is not used"), "{:?}", both.notices());
+    let single = folder().with_json("tokenizer_config.json", &json!({"chat_template": {"rag": "r"}})).load();
+    assert_eq!(single.chat_template(), Some("r"));
+    let several = json!({"chat_template": {"rag": "r", "tool_use": "t"}});
+    let several = folder().with_json("tokenizer_config.json", &several).load();
+    assert_eq!((several.chat_template(), several.named_chat_template("rag")), (None, Some("r")));
+    assert_eq!(several.chat_template_names().collect::<Vec<_>>(), ["rag", "tool_use"]);
+    let wrong = folder().with_json("tokenizer_config.json", &json!({"chat_template": 3}));
+    assert!(error(&wrong).to_string().contains("chat_template must be"), "{}", error(&wrong));
 }
 
 #[test]
@@ -117,9 +113,9 @@ fn damaged_files_are_named() {
     assert!(
         matches!(error(&damaged), TextError::Invalid { path, .. } if path.ends_with("tokenizer_config.json"))
     );
-    let foreign = folder().with_json("tokenizer_config.json", &json!({"eos_token": "<eos>"}));
-    let message = error(&foreign).to_string();
-    assert!(message.contains("eos_token") && message.contains("<eos>"), "{message}");
+    let wrong_id = folder()
+        .with_json("tokenizer_config.json", &json!({"added_tokens_decoder": {"x": {"content": "y"}}}));
+    assert!(error(&wrong_id).to_string().contains("the key \"x\""), "{}", error(&wrong_id));
     let directory = Folder::new().with("tokenizer.json/x", "");
     assert!(matches!(error(&directory), TextError::Read { .. }));
 }
@@ -141,12 +137,27 @@ fn decoders_that_cannot_stream_are_refused() {
 }
 
 #[test]
-fn a_vocabulary_beyond_the_embedding_is_refused() {
+fn a_vocabulary_beyond_the_embedding_is_named() {
     let tokenizer = folder().load();
     assert_eq!(tokenizer.vocabulary_size(), 267);
-    assert!(tokenizer.check_vocabulary(267).is_ok() && tokenizer.check_vocabulary(320).is_ok());
-    let message = tokenizer.check_vocabulary(266).unwrap_err().to_string();
-    assert!(message.contains("267") && message.contains("266"), "{message}");
+    assert_eq!((tokenizer.excess_over(267), tokenizer.excess_over(320)), (None, None));
+    let sentence = tokenizer.excess_over(266).unwrap();
+    assert!(sentence.contains("267") && sentence.contains("266 (\"<note é>\")"), "{sentence}");
+}
+
+#[test]
+fn a_role_whose_token_is_lacking_is_no_reason_to_refuse() {
+    let config = json!({"bos_token": {"content": "<|begin|>"}, "eos_token": "</s>", "pad_token": false, "unk_token": null});
+    let folder = folder().with_json("tokenizer_config.json", &config);
+    let with_room = Tokenizer::load_for(folder.path(), 300).unwrap();
+    assert_eq!(with_room.eos(), Some(&SpecialToken { id: 267, text: "</s>".to_owned() }));
+    assert_eq!(with_room.encode("</s>", false).unwrap(), [267]);
+    let without = Tokenizer::load_for(folder.path(), 267).unwrap();
+    assert_eq!((without.eos(), without.vocabulary_size()), (None, 267));
+    assert_eq!(without.encode("</s>", false).unwrap().len(), 4);
+    assert_eq!(without.bos().map(|token| token.id), without.token_id("<|begin|>"));
+    let notices = without.notices().join("\n");
+    assert!(notices.contains("eos_token is \"</s>\"") && notices.contains("pad_token is false"), "{notices}");
 }
 
 #[test]

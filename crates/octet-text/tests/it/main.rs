@@ -6,3 +6,5 @@ mod chat_goldens;
 mod loading;
 mod streams;
 mod support;
+mod template_limits;
+mod tokenizer_goldens;

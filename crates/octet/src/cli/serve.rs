@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use serde_json::{Map, Value};
 
 use super::http::HttpArgs;
 use super::tuning::GemmArgs;
@@ -74,9 +75,12 @@ pub(crate) struct ServeArgs {
     #[arg(long, help_heading = "Server")]
     pub(crate) enable_request_id_headers: bool,
 
-    /// Chat template: a file, or the template itself.
-    #[arg(long, value_name = "FILE|TEMPLATE", help_heading = "API")]
+    /// Chat template: a file, the name of one that the model has, or the template itself.
+    #[arg(long, value_name = "FILE|NAME|TEMPLATE", help_heading = "API")]
     pub(crate) chat_template: Option<String>,
+    /// Variables for the chat template, as a JSON object; a request's `chat_template_kwargs` win over them.
+    #[arg(long, value_parser = parse_object, value_name = "JSON", help_heading = "API")]
+    pub(crate) default_chat_template_kwargs: Option<Map<String, Value>>,
     /// Whether the template wants message contents as strings or as lists of parts.
     #[arg(long, value_enum, default_value = "auto", help_heading = "API")]
     pub(crate) chat_template_content_format: ContentFormat,
@@ -131,6 +135,11 @@ fn parse_list(text: &str) -> Result<List, String> {
     serde_json::from_str(text)
         .map(List)
         .map_err(|error| format!("must be a JSON list of strings, e.g. [\"*\"]: {error}"))
+}
+
+fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text)
+        .map_err(|error| format!("must be a JSON object, e.g. {{\"enable_thinking\": false}}: {error}"))
 }
 
 /// How message contents reach the template.
