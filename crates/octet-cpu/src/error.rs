@@ -14,15 +14,18 @@ pub enum CpuError {
         /// Which part of it, and why.
         reason: String,
     },
-    /// Fewer lists than ranks.
-    #[error("the thread binding {text:?} has {lists} lists of CPUs, which is none for rank {rank}")]
-    BindingRank {
+    /// Lists for several ranks.
+    #[error(
+        "the thread binding {text:?} names CPUs of {ranks} ranks, and there is one: write {all:?} to use them all, or run \
+         one server for each list"
+    )]
+    BindingRanks {
         /// The whole text.
         text: String,
-        /// Lists in it.
-        lists: usize,
-        /// The rank that needs one, counted from 0.
-        rank: usize,
+        /// How many ranks it is for.
+        ranks: usize,
+        /// The same CPUs for one rank.
+        all: String,
     },
     /// A CPU that this process may not run on.
     #[error("the thread binding names CPU {cpu}, but this process may only run on {allowed}")]

@@ -1,6 +1,6 @@
 //! The program: one file for each subcommand. It picks the backend and wires the crates below it.
 //!
-//! - `cli/` is what was typed; `settings.rs` makes of it what is meant, once.
+//! - `cli/` is what was typed; `settings.rs` makes of it what is meant, once. `environment.rs` knows the variables.
 //! - `start.rs` brings a model up: backend, weights, memory plan, engine; `report.rs` says what it found.
 //! - `device.rs` picks the device and lists them; `selftest/` tries one, at length or in what a model uses of it;
 //!   `floor.rs` measures what it can do at best.
@@ -11,6 +11,7 @@ mod bench;
 mod cli;
 mod client;
 mod device;
+mod environment;
 mod floor;
 mod logging;
 mod output;
@@ -32,7 +33,10 @@ use cli::{Cli, Command};
 const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
-    let cli = Cli::read(std::env::args_os());
+    let (cli, notices) = Cli::read(std::env::args_os());
+    for notice in notices {
+        report::line(format_args!("note: {notice}"));
+    }
     let outcome = match cli.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),

@@ -21,7 +21,12 @@ use crate::device::{self, Chosen};
 use crate::settings::{self, Source};
 use crate::start::{self, Purpose, Ready};
 use crate::tuning::GemmPlan;
-use crate::{logging, report};
+use crate::{environment, logging, report};
+
+/// Where a model's makers say how to sample.
+const GENERATION_FILE: &str = "generation_config.json";
+/// vLLM's variable for a key.
+const KEY_VARIABLE: &str = "VLLM_API_KEY";
 
 /// Serves until a signal or a fault of the engine ends it.
 ///
@@ -30,7 +35,7 @@ use crate::{logging, report};
 pub(crate) fn run(arguments: &ServeArgs) -> Result<()> {
     let begun = Instant::now();
     logging::start()?;
-    let (service, socket) = prepare(arguments)?;
+    let (service, socket) = prepare(arguments, api_keys(&arguments.api_key))?;
     let names = service.model.names.join(", ");
     let root = service.config.root_path.clone();
     octet_server::run(service, socket, |address| {
@@ -45,8 +50,10 @@ pub(crate) fn run(arguments: &ServeArgs) -> Result<()> {
 ///
 /// # Errors
 /// Whatever keeps the model from being served.
-pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
+pub(crate) fn prepare(arguments: &ServeArgs, api_keys: Vec<String>) -> Result<(Service, BoundSocket)> {
+    check(arguments)?;
     let mut config = server_config(arguments)?;
+    config.api_keys = ApiKeyList(api_keys);
     let plan = GemmPlan::new(&arguments.gemm)?;
     let gap = settings::stream_gap(arguments.max_stream_gap, &arguments.engine)?;
     // A taken port is known before minutes are spent on loading.
@@ -59,6 +66,10 @@ pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
     };
     let tokenizer = load_tokenizer(tokenizer_folder, resolved.config.vocabulary)?;
     let generation = generation_config(arguments, resolved.folder.as_deref())?;
+    if !generation.ignored.is_empty() {
+        let keys = generation.ignored.join(", ");
+        report::line(format_args!("note: {GENERATION_FILE}: not obeyed, as in vLLM: {keys}"));
+    }
     config.generation_defaults = generation_defaults(&generation);
     let templates = templates(arguments, &tokenizer)?;
     let purpose = Purpose {
@@ -80,6 +91,29 @@ pub(crate) fn prepare(arguments: &ServeArgs) -> Result<(Service, BoundSocket)> {
         }
     };
     Ok((service, socket))
+}
+
+/// Refuses what no model could make right, before one is looked for.
+///
+/// # Errors
+/// A flag, a variable or a file that cannot be followed.
+pub(crate) fn check(arguments: &ServeArgs) -> Result<()> {
+    settings::check(&arguments.engine)?;
+    server_config(arguments)?;
+    check_template_file(arguments)?;
+    generation_config(arguments, None)?;
+    if let Some(folder) = &arguments.tokenizer
+        && !folder.is_dir()
+    {
+        bail!("--tokenizer: {} is no folder; expected one with tokenizer.json", folder.display());
+    }
+    GemmPlan::new(&arguments.gemm)?;
+    Ok(())
+}
+
+/// Keys that were typed, else the one of the environment.
+fn api_keys(typed: &[String]) -> Vec<String> {
+    if typed.is_empty() { environment::variable(KEY_VARIABLE).into_iter().collect() } else { typed.to_vec() }
 }
 
 /// Starts the engine of a loaded model.
@@ -131,7 +165,6 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
     let mut config = ServerConfig {
         host: arguments.host.clone(),
         port: arguments.port,
-        api_keys: ApiKeyList(arguments.api_key.clone()),
         cors: CorsConfig {
             allowed_origins: arguments.allowed_origins.0.clone(),
             allowed_methods: arguments.allowed_methods.0.clone(),
@@ -175,17 +208,16 @@ fn server_config(arguments: &ServeArgs) -> Result<ServerConfig> {
 /// The generation config that `--generation-config` names, with what `--override-generation-config` replaces. `vllm`
 /// leaves out all but the ids that end a sequence, as vLLM does.
 fn generation_config(arguments: &ServeArgs, folder: Option<&Path>) -> Result<GenerationConfig> {
-    const FILE: &str = "generation_config.json";
-    let own = folder.map(|folder| folder.join(FILE));
+    let own = folder.map(|folder| folder.join(GENERATION_FILE));
     let (path, keys) = match arguments.generation_config.as_str() {
         "vllm" => (own, GenerationKeys::EosOnly),
         "auto" => (own, GenerationKeys::All),
         // A model may have no such file, but a folder that was named for it must.
         named => {
-            let path = Path::new(named).join(FILE);
+            let path = Path::new(named).join(GENERATION_FILE);
             if !path.exists() {
                 bail!(
-                    "--generation-config: {named} has no {FILE}; expected auto, vllm, or a folder that has one"
+                    "--generation-config: {named} has no {GENERATION_FILE}; expected auto, vllm, or a folder that has one"
                 );
             }
             (Some(path), GenerationKeys::All)
@@ -197,12 +229,7 @@ fn generation_config(arguments: &ServeArgs, folder: Option<&Path>) -> Result<Gen
             serde_json::from_str(text).context("--override-generation-config: expected a JSON object")?
         }
     };
-    let config = GenerationConfig::read(path.as_deref(), keys, &typed)?;
-    if !config.ignored.is_empty() {
-        let keys = config.ignored.join(", ");
-        report::line(format_args!("note: {FILE}: not obeyed, as in vLLM: {keys}"));
-    }
-    Ok(config)
+    Ok(GenerationConfig::read(path.as_deref(), keys, &typed)?)
 }
 
 fn generation_defaults(config: &GenerationConfig) -> GenerationDefaults {
@@ -300,8 +327,7 @@ fn templates(arguments: &ServeArgs, tokenizer: &Tokenizer) -> Result<Templates> 
 
 /// What `--chat-template` means: a file, else the name of one of the model's templates, else the template itself.
 fn template_source(given: &str, tokenizer: &Tokenizer) -> Result<String> {
-    // A template always has braces, a path hardly ever.
-    if given.contains(['{', '\n']) {
+    if is_template(given) {
         return Ok(given.to_owned());
     }
     match (fs::read_to_string(given), tokenizer.named_chat_template(given)) {
@@ -314,6 +340,22 @@ fn template_source(given: &str, tokenizer: &Tokenizer) -> Result<String> {
                 format!("--chat-template: {given} could not be read, and it names no template of the model ({known})")
             })
         }
+    }
+}
+
+/// A template always has braces, a path hardly ever.
+fn is_template(given: &str) -> bool {
+    given.contains(['{', '\n'])
+}
+
+/// Refuses a file for `--chat-template` that cannot be read. A plain word may name a template of the model, which is
+/// known only once there is one.
+fn check_template_file(arguments: &ServeArgs) -> Result<()> {
+    match &arguments.chat_template {
+        Some(given) if !is_template(given) && given.contains(['/', '.']) => fs::read_to_string(given)
+            .map(drop)
+            .with_context(|| format!("--chat-template: {given} could not be read")),
+        _ => Ok(()),
     }
 }
 

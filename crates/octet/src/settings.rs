@@ -11,7 +11,8 @@ use octet_model::{
     RequestBudget,
 };
 
-use crate::cli::{self, EngineArgs};
+use crate::cli::{self, Device, EngineArgs, Quantization};
+use crate::environment::variable;
 use crate::{report, shipped};
 
 /// vLLM's variable for the KV cache's size on a CPU, GiB.
@@ -20,6 +21,8 @@ const KV_SPACE_VARIABLE: &str = "VLLM_CPU_KVCACHE_SPACE";
 const BINDING_VARIABLE: &str = "VLLM_CPU_OMP_THREADS_BIND";
 /// vLLM's variable for the number of cores left to others.
 const RESERVED_VARIABLE: &str = "VLLM_CPU_NUM_OF_RESERVED_CPU";
+/// OpenMP's variable for the number of threads.
+const OPENMP_VARIABLE: &str = "OMP_NUM_THREADS";
 /// Tokens of a step, unless said otherwise: vLLM's default on a CPU.
 const BATCHED_TOKENS: usize = 2048;
 /// Seconds that a step may take on a GPU, unless said otherwise: many times what the longest prefill takes.
@@ -103,15 +106,21 @@ pub(crate) fn cpu_options(arguments: &EngineArgs) -> Result<CpuOptions> {
 /// # Errors
 /// A variable that cannot be read.
 pub(crate) fn cpu_with_threads(workers: Option<usize>) -> Result<CpuOptions> {
-    let binding = match std::env::var(BINDING_VARIABLE) {
-        Ok(text) => ThreadBinding::parse(&text, 0).context(BINDING_VARIABLE)?,
-        Err(_) => ThreadBinding::Auto,
+    let binding = match variable(BINDING_VARIABLE) {
+        Some(text) => ThreadBinding::parse(&text).context(BINDING_VARIABLE)?,
+        None => ThreadBinding::Auto,
     };
-    let reserved_cores = match std::env::var(RESERVED_VARIABLE) {
-        Ok(text) => text
-            .parse()
-            .with_context(|| format!("{RESERVED_VARIABLE} is {text:?}, expected a number of cores"))?,
-        Err(_) => 0,
+    let count = |name: &str| {
+        let number = |text: String| {
+            text.trim().parse().with_context(|| format!("{name} is {text:?}, expected a whole number"))
+        };
+        variable(name).map(number).transpose()
+    };
+    let reserved_cores = count(RESERVED_VARIABLE)?.unwrap_or(0);
+    // As in vLLM: what is bound has one thread a CPU, and what is not bound is OpenMP's.
+    let workers = match (workers, &binding) {
+        (None, ThreadBinding::Unbound) => count(OPENMP_VARIABLE)?.filter(|count| *count > 0),
+        (workers, _) => workers,
     };
     Ok(CpuOptions { threads: PoolOptions { workers, binding, reserved_cores }, isa: None })
 }
@@ -128,7 +137,10 @@ pub(crate) fn step_limit(asked_seconds: Option<u64>) -> Option<Duration> {
 pub(crate) fn load_options(arguments: &EngineArgs) -> LoadOptions {
     LoadOptions {
         weight_type: arguments.dtype,
-        quantization: arguments.quantization,
+        quantization: match arguments.quantization {
+            Some(Quantization::Online(how)) => Some(how),
+            Some(Quantization::Stored(_)) | None => None,
+        },
         quantize_head: arguments.quantize_head,
         load_format: load_format(arguments),
         kv_cache_type: arguments.kv_cache_dtype,
@@ -142,30 +154,24 @@ pub(crate) fn load_format(arguments: &EngineArgs) -> LoadFormat {
     arguments.load_format
 }
 
-/// How memory is to be divided, for sequences of at most `longest` tokens.
+/// Refuses what no model could make right, before minutes are spent on one.
 ///
 /// # Errors
-/// Settings that contradict each other or are out of range.
-pub(crate) fn memory_request(
-    arguments: &EngineArgs,
-    requests: RequestBudget,
-    longest: usize,
-) -> Result<MemoryRequest> {
+/// Flags or variables out of range, or that contradict each other.
+pub(crate) fn check(arguments: &EngineArgs) -> Result<()> {
     let share = arguments.gpu_memory_utilization;
     if !(share > 0.0 && share <= 1.0) {
-        bail!("--gpu-memory-utilization is {share}, expected a fraction above 0 and at most 1");
+        let percent = if share > 1.0 && share <= 100.0 {
+            format!("; is {} meant?", share / 100.0)
+        } else {
+            String::new()
+        };
+        bail!("--gpu-memory-utilization is {share}, expected a fraction above 0 and at most 1{percent}");
     }
     if arguments.block_size == 0 || !arguments.block_size.is_multiple_of(16) {
         bail!("--block-size is {}, expected a multiple of 16", arguments.block_size);
     }
-    let kv = match (arguments.num_gpu_blocks_override, arguments.kv_cache_memory_bytes, kv_space_variable()?)
-    {
-        (Some(blocks), _, _) => KvBudget::Blocks(blocks),
-        (None, Some(bytes), _) | (None, None, Some(bytes)) => KvBudget::Bytes(bytes),
-        (None, None, None) => KvBudget::Utilization(share),
-    };
-    let sequences = arguments.max_num_seqs.unwrap_or(SEQUENCES);
-    if let (Some(tokens), Some(_)) = (arguments.max_num_batched_tokens, arguments.max_num_seqs)
+    if let (Some(tokens), Some(sequences)) = (arguments.max_num_batched_tokens, arguments.max_num_seqs)
         && tokens < sequences
     {
         bail!(
@@ -173,6 +179,57 @@ pub(crate) fn memory_request(
              step, so raise the former or lower the latter"
         );
     }
+    if arguments.device == Device::Cpu {
+        cpu_options(arguments)?;
+    } else {
+        cpu_with_threads(arguments.threads)?;
+    }
+    kv_space_variable()?;
+    Ok(())
+}
+
+/// Whether a checkpoint is quantised as `--quantization` says, where that names a kind of checkpoints.
+///
+/// # Errors
+/// It is not.
+pub(crate) fn check_quantization(arguments: &EngineArgs, config: &ModelConfig) -> Result<()> {
+    let Some(Quantization::Stored(asked)) = arguments.quantization else {
+        return Ok(());
+    };
+    let method = config
+        .quantization
+        .as_ref()
+        .map(|fields| fields.get("quant_method").and_then(serde_json::Value::as_str));
+    match method {
+        Some(Some(method)) if method == asked => Ok(()),
+        Some(method) => bail!(
+            "--quantization {asked}, and the checkpoint is quantised by {}: leave the flag out",
+            method.unwrap_or("another method")
+        ),
+        None => bail!(
+            "--quantization {asked} is for checkpoints that are quantised so, and this one is not: leave the flag out, or \
+             take --quantization fp8 to quantise it while it loads"
+        ),
+    }
+}
+
+/// How memory is to be divided, for sequences of at most `longest` tokens.
+///
+/// # Errors
+/// A variable that cannot be read.
+pub(crate) fn memory_request(
+    arguments: &EngineArgs,
+    requests: RequestBudget,
+    longest: usize,
+) -> Result<MemoryRequest> {
+    let share = arguments.gpu_memory_utilization;
+    let kv = match (arguments.num_gpu_blocks_override, arguments.kv_cache_memory_bytes, kv_space_variable()?)
+    {
+        (Some(blocks), _, _) => KvBudget::Blocks(blocks),
+        (None, Some(bytes), _) | (None, None, Some(bytes)) => KvBudget::Bytes(bytes),
+        (None, None, None) => KvBudget::Utilization(share),
+    };
+    let sequences = arguments.max_num_seqs.unwrap_or(SEQUENCES);
     let wanted = arguments.max_num_batched_tokens.unwrap_or_else(|| {
         let whole_prompts = if chunks(arguments) { BATCHED_TOKENS } else { longest.max(BATCHED_TOKENS) };
         whole_prompts.min(sequences.saturating_mul(longest))
@@ -187,11 +244,13 @@ pub(crate) fn memory_request(
 }
 
 fn kv_space_variable() -> Result<Option<usize>> {
-    let Ok(text) = std::env::var(KV_SPACE_VARIABLE) else {
+    let Some(text) = variable(KV_SPACE_VARIABLE) else {
         return Ok(None);
     };
-    let gib: f64 =
-        text.parse().with_context(|| format!("{KV_SPACE_VARIABLE} is {text:?}, expected a number of GiB"))?;
+    let gib: f64 = text
+        .trim()
+        .parse()
+        .with_context(|| format!("{KV_SPACE_VARIABLE} is {text:?}, expected a number of GiB"))?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
     match gib {
         0.0 => Ok(None),

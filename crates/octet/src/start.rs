@@ -12,6 +12,7 @@ use octet_engine::{EngineConfig, EngineHandle, EngineThread, Executor};
 use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, RequestBudget, ResolvedModel};
 
 use crate::cli::{Device, EngineArgs};
+use crate::environment;
 use crate::report;
 use crate::selftest::startup::{self, InUse, Passed};
 use crate::settings::{self, Source};
@@ -98,14 +99,19 @@ impl Purpose {
 /// # Errors
 /// Everything that can be wrong with a source or a config.
 pub(crate) fn resolve(source: &Source, arguments: &EngineArgs) -> Result<ResolvedModel> {
+    settings::check(arguments)?;
+    environment::check()?;
     let overrides = &arguments.hf_overrides;
     if !overrides.is_empty() {
         report::line(format_args!("--hf-overrides: {overrides}"));
     }
     let mut bar = LoadBar::new();
     let format = settings::load_format(arguments);
-    ResolvedModel::with_overrides(&source.source, format, overrides, &mut |progress| bar.show(progress))
-        .with_context(|| format!("{} cannot be loaded", source.name))
+    let resolved =
+        ResolvedModel::with_overrides(&source.source, format, overrides, &mut |progress| bar.show(progress))
+            .with_context(|| format!("{} cannot be loaded", source.name))?;
+    settings::check_quantization(arguments, &resolved.config)?;
+    Ok(resolved)
 }
 
 /// Loads a model onto the CPU.

@@ -48,10 +48,9 @@ fn start_here(here: InProcess) -> Result<Option<String>> {
     let fixed = ["octet", "--host", "127.0.0.1", "--port", "0", "--disable-access-log"];
     let mut arguments = Defaults::parse_from(fixed).serve;
     arguments.model = Some(model);
-    // The key of another server must not lock us out of our own.
-    arguments.api_key = Vec::new();
     arguments.engine = here.engine;
-    let (service, socket) = serve::prepare(&arguments)?;
+    // The key of another server must not lock us out of our own.
+    let (service, socket) = serve::prepare(&arguments, Vec::new())?;
     let (ready, address) = mpsc::channel();
     let server = move || {
         let ended = octet_server::run(service, socket, move |address| {

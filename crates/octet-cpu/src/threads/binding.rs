@@ -15,23 +15,24 @@ pub enum ThreadBinding {
 }
 
 impl ThreadBinding {
-    /// Reads the forms of vLLM's `VLLM_CPU_OMP_THREADS_BIND`: `auto`, `nobind`, or a list of CPUs for each rank,
-    /// such as `0-31|32-63`; `rank` chooses.
+    /// Reads the forms of vLLM's `VLLM_CPU_OMP_THREADS_BIND`: `auto`, `nobind`, or a list of CPUs such as `0-3,8`.
     ///
     /// # Errors
-    /// Another form, a CPU named twice, no list for the rank.
-    pub fn parse(text: &str, rank: usize) -> Result<Self, CpuError> {
+    /// Another form, a CPU named twice; a list for each of several ranks (`0-31|32-63`), for there is one.
+    pub fn parse(text: &str) -> Result<Self, CpuError> {
         match text.trim() {
             "" | "auto" => return Ok(Self::Auto),
             "nobind" => return Ok(Self::Unbound),
             _ => {}
         }
-        let lists = text.split('|').map(|list| parse_cpu_list(list.trim())).collect::<Result<Vec<_>, _>>();
-        let mut lists = lists.map_err(|reason| CpuError::BindingSyntax { text: text.to_owned(), reason })?;
-        if rank >= lists.len() {
-            return Err(CpuError::BindingRank { text: text.to_owned(), lists: lists.len(), rank });
+        // All at once, so that a CPU that two ranks name is found as well.
+        let all = text.split('|').map(str::trim).collect::<Vec<_>>().join(",");
+        let cpus = parse_cpu_list(&all)
+            .map_err(|reason| CpuError::BindingSyntax { text: text.to_owned(), reason })?;
+        match text.matches('|').count() {
+            0 => Ok(Self::Cpus(cpus)),
+            bars => Err(CpuError::BindingRanks { text: text.to_owned(), ranks: bars + 1, all }),
         }
-        Ok(Self::Cpus(lists.swap_remove(rank)))
     }
 }
 
@@ -75,22 +76,28 @@ mod tests {
 
     #[test]
     fn the_forms_of_vllm_are_read() {
-        assert_eq!(ThreadBinding::parse("auto", 3).unwrap(), ThreadBinding::Auto);
-        assert_eq!(ThreadBinding::parse("nobind", 0).unwrap(), ThreadBinding::Unbound);
-        assert_eq!(ThreadBinding::parse("0-3", 0).unwrap(), ThreadBinding::Cpus(vec![0, 1, 2, 3]));
-        assert_eq!(ThreadBinding::parse("0,4-5 | 8", 0).unwrap(), ThreadBinding::Cpus(vec![0, 4, 5]));
-        assert_eq!(ThreadBinding::parse("0,4-5 | 8", 1).unwrap(), ThreadBinding::Cpus(vec![8]));
+        assert_eq!(ThreadBinding::parse("auto").unwrap(), ThreadBinding::Auto);
+        assert_eq!(ThreadBinding::parse(" ").unwrap(), ThreadBinding::Auto);
+        assert_eq!(ThreadBinding::parse("nobind").unwrap(), ThreadBinding::Unbound);
+        assert_eq!(ThreadBinding::parse("0-3").unwrap(), ThreadBinding::Cpus(vec![0, 1, 2, 3]));
+        assert_eq!(ThreadBinding::parse("0,4-5, 8").unwrap(), ThreadBinding::Cpus(vec![0, 4, 5, 8]));
     }
 
     #[test]
     fn errors_name_the_part_that_is_wrong() {
-        let error = |text, rank| ThreadBinding::parse(text, rank).unwrap_err().to_string();
-        assert!(error("0-3,x", 0).contains("\"x\" is not a CPU number"));
-        assert!(error("7-4", 0).contains("runs backwards"));
-        assert!(error("0-3,2", 0).contains("CPU 2 is named twice"));
-        assert!(error("0-3|", 0).contains("\"\" is not a CPU number"));
-        assert!(error("0-99999999999", 0).contains("is not a CPU number below"));
-        assert!(error("0-3|4-7", 2).contains("none for rank 2"));
+        let error = |text| ThreadBinding::parse(text).unwrap_err().to_string();
+        assert!(error("0-3,x").contains("\"x\" is not a CPU number"));
+        assert!(error("7-4").contains("runs backwards"));
+        assert!(error("0-3,2").contains("CPU 2 is named twice"));
+        assert!(error("0-3|").contains("\"\" is not a CPU number"));
+        assert!(error("0-99999999999").contains("is not a CPU number below"));
+        assert!(error("all").contains("\"all\" is not a CPU number"));
+    }
+
+    #[test]
+    fn cpus_of_several_ranks_are_not_half_used() {
+        let error = ThreadBinding::parse("0-3|4-7").unwrap_err().to_string();
+        assert!(error.contains("2 ranks") && error.contains("0-3,4-7"), "{error}");
     }
 
     #[test]

@@ -21,8 +21,9 @@ pub(crate) struct EngineArgs {
     #[arg(long, default_value = "auto", value_parser = parse_with::<WeightType>, value_name = "TYPE", help_heading = "Model")]
     pub(crate) dtype: WeightType,
     /// Quantise a 16-bit checkpoint while loading: fp8 (one scale a matrix), fp8_per_channel, fp8_per_block (128x128).
-    #[arg(short = 'q', long, value_parser = parse_with::<OnlineQuantization>, help_heading = "Model", value_name = "SCHEME")]
-    pub(crate) quantization: Option<OnlineQuantization>,
+    /// For a checkpoint that is quantised already, what it is: fp8, compressed-tensors, quark or modelopt.
+    #[arg(short = 'q', long, value_parser = parse_with::<Quantization>, help_heading = "Model", value_name = "SCHEME")]
+    pub(crate) quantization: Option<Quantization>,
     /// With --quantization: quantise the output head too. A tied embedding keeps its 16-bit table for look-ups.
     #[arg(long, requires = "quantization", help_heading = "Model")]
     pub(crate) quantize_head: bool,
@@ -55,7 +56,13 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_parser = parse_bytes, help_heading = "Memory", value_name = "BYTES")]
     pub(crate) kv_cache_memory_bytes: Option<usize>,
     /// Share of the machine's memory that weights, workspace and KV cache may take together.
-    #[arg(long, default_value_t = 0.92, help_heading = "Memory", value_name = "FRACTION")]
+    #[arg(
+        long,
+        alias = "device-memory-utilization",
+        default_value_t = 0.92,
+        help_heading = "Memory",
+        value_name = "FRACTION"
+    )]
     pub(crate) gpu_memory_utilization: f64,
     /// Exactly so many KV blocks, whatever the memory settings say.
     #[arg(long, value_parser = parse_count, help_heading = "Memory", value_name = "BLOCKS")]
@@ -98,6 +105,31 @@ pub(crate) struct EngineArgs {
     pub(crate) step_timeout: Option<u64>,
 }
 
+/// `--quantization`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quantization {
+    /// Made while loading; `fp8` is also what a checkpoint may be.
+    Online(OnlineQuantization),
+    /// What a checkpoint must be already, as its config names it.
+    Stored(&'static str),
+}
+
+impl FromStr for Quantization {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let stored = ["compressed-tensors", "quark", "modelopt"].into_iter().find(|stored| *stored == name);
+        match (stored, name.parse()) {
+            (Some(stored), _) => Ok(Self::Stored(stored)),
+            (None, Ok(online)) => Ok(Self::Online(online)),
+            (None, Err(_)) => Err(format!(
+                "{name} is not supported; supported are fp8, fp8_per_channel and fp8_per_block, and for checkpoints that \
+                 are quantised so compressed-tensors, quark and modelopt. Serve the 16-bit checkpoint with --quantization fp8"
+            )),
+        }
+    }
+}
+
 /// Order of waiting requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SchedulingPolicy {
@@ -110,9 +142,10 @@ pub(crate) enum SchedulingPolicy {
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Device {
-    /// The CPU; says which GPUs there are, which no one has tried yet.
+    /// A GPU if one can be used, AMD's before NVIDIA's; else the CPU.
     Auto,
     /// An AMD GPU, by HIP (ROCm 6 or newer).
+    #[value(alias = "rocm")]
     Hip,
     /// An NVIDIA GPU, by CUDA (12 or newer).
     Cuda,

@@ -1,7 +1,10 @@
 //! The command line: what was typed. One file for each group of flags; `crate::settings` makes of it what is meant.
 
+mod config_file;
 mod engine;
+mod foreign;
 mod http;
+mod reader;
 mod sizes;
 
 pub(crate) mod bench;
@@ -15,7 +18,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub(crate) use engine::{Device, EngineArgs, SchedulingPolicy};
+pub(crate) use engine::{Device, EngineArgs, Quantization, SchedulingPolicy};
 pub(crate) use sizes::{parse_bytes, parse_count, parse_seconds};
 
 /// Serves large language models from one native program.
@@ -56,21 +59,42 @@ pub(crate) struct SelftestArgs {
 }
 
 impl Cli {
-    /// Reads the command line; ends the process with a message where it is wrong.
-    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Self {
-        let matches = definition().get_matches_from(normalised(arguments));
-        if let Some(error) = misplaced_flag(&matches) {
-            error.exit();
+    /// Reads the command line; ends the process with a message where it is wrong. Beside it, what to tell the user about
+    /// flags that were taken and change nothing.
+    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> (Self, Vec<String>) {
+        Self::try_read(arguments.into_iter().collect()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn try_read(line: Vec<OsString>) -> Result<(Self, Vec<String>), clap::Error> {
+        let read = reader::read(definition(), line)?;
+        let matches = definition().try_get_matches_from(read.arguments)?;
+        match misplaced_flag(&matches) {
+            Some(error) => Err(error),
+            None => Ok((Self::from_arg_matches(&matches)?, read.notices)),
         }
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 }
 
 /// All flags. At the terminal `-q` is `--quick`, as in vLLM's `chat` and `complete`; elsewhere it is `--quantization`.
+/// Of a flag that is given twice the last counts.
 fn definition() -> clap::Command {
     let without_short =
         |command: clap::Command| command.mut_arg("quantization", |argument| argument.short(None));
-    Cli::command().mut_subcommand("complete", without_short).mut_subcommand("chat", without_short)
+    let with_config = |command: clap::Command| {
+        let help = "YAML file with flags, one a line such as `port: 8000`; what is typed wins over it";
+        command.arg(clap::Arg::new("config").long("config").value_name("FILE.yaml").help(help))
+    };
+    Cli::command()
+        .args_override_self(true)
+        .mut_subcommand("complete", without_short)
+        .mut_subcommand("chat", without_short)
+        .mut_subcommands(move |command| {
+            if command.has_subcommands() {
+                command.mut_subcommands(with_config)
+            } else {
+                with_config(command)
+            }
+        })
 }
 
 /// At the terminal, a model in this process (`--model`) and a server have flags of their own; those of the other would
@@ -92,20 +116,10 @@ fn misplaced_flag(matches: &ArgMatches) -> Option<clap::Error> {
     Some(definition().find_subcommand_mut(name)?.error(kind, message))
 }
 
-/// Makes `--some_flag` of the user's into `--some-flag`: both spellings are in use among vLLM's users.
-fn normalised(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut literal = false;
-    let normalise = |argument: OsString| {
-        let Some(text) = argument.to_str().filter(|text| !literal && text.starts_with("--")) else {
-            return argument;
-        };
-        literal = text == "--";
-        let (flag, value) = text.split_once('=').map_or((text, None), |(flag, value)| (flag, Some(value)));
-        let flag = flag.replace('_', "-");
-        value.map_or_else(|| flag.clone().into(), |value| format!("{flag}={value}").into())
-    };
-    arguments.into_iter().map(normalise).collect()
-}
+#[cfg(test)]
+mod compatibility;
+#[cfg(test)]
+mod corpus;
 
 #[cfg(test)]
 mod tests {
@@ -163,30 +177,5 @@ mod tests {
             let message = check(&[command, "--kv-cache-dtype", "fp8"]).unwrap();
             assert!(message.contains("--kv-cache-dtype is about a model"), "{message}");
         }
-    }
-
-    #[test]
-    fn underscores_in_flags_become_hyphens_but_values_stay() {
-        let typed = [
-            "octet",
-            "serve",
-            "my_model",
-            "--kv_cache_dtype",
-            "fp8_e4m3",
-            "--max_model_len=1_0",
-            "--",
-            "--a_b",
-        ];
-        let expected = [
-            "octet",
-            "serve",
-            "my_model",
-            "--kv-cache-dtype",
-            "fp8_e4m3",
-            "--max-model-len=1_0",
-            "--",
-            "--a_b",
-        ];
-        assert_eq!(normalised(typed.map(OsString::from)), expected.map(OsString::from));
     }
 }

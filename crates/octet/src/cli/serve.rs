@@ -38,8 +38,8 @@ pub(crate) struct ServeArgs {
     /// Name that requests may give in `model`; repeat the flag for more. The first is reported.
     #[arg(long, value_parser = parse_text, value_name = "NAME", help_heading = "Server")]
     pub(crate) served_model_name: Vec<String>,
-    /// Key that clients must send as `Authorization: Bearer KEY`; repeat the flag for more.
-    #[arg(long, env = "VLLM_API_KEY", hide_env_values = true, value_parser = parse_text, value_name = "KEY", help_heading = "Server")]
+    /// Key that clients must send as `Authorization: Bearer KEY`; repeat the flag for more. Without it: VLLM_API_KEY.
+    #[arg(long, value_parser = parse_text, value_name = "KEY", help_heading = "Server")]
     pub(crate) api_key: Vec<String>,
     /// CORS: origins allowed, as a JSON list.
     #[arg(long, default_value = "[\"*\"]", value_parser = parse_list, value_name = "JSON", help_heading = "Server")]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use octet_model::MaxModelLen;
 
 fn parse_with_suffix(text: &str) -> Result<usize, String> {
+    let text = text.trim();
     let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
     let factor: f64 = match &text[digits.len()..] {
         "" => 1.0,
@@ -14,8 +15,12 @@ fn parse_with_suffix(text: &str) -> Result<usize, String> {
         "M" | "MiB" => 1024.0 * 1024.0,
         "g" => 1e9,
         "G" | "GiB" => 1024.0 * 1024.0 * 1024.0,
+        "t" => 1e12,
+        "T" | "TiB" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
         suffix => {
-            return Err(format!("unknown suffix {suffix:?}; known are k, m, g (1000) and K, M, G (1024)"));
+            return Err(format!(
+                "unknown suffix {suffix:?}; known are k, m, g, t (1000) and K, M, G, T (1024)"
+            ));
         }
     };
     if let (Ok(count), 1.0) = (digits.parse::<usize>(), factor) {
@@ -68,9 +73,9 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// A message for the user.
 pub(crate) fn parse_max_model_len(text: &str) -> Result<MaxModelLen, String> {
-    match text {
+    match text.trim().to_ascii_lowercase().as_str() {
         "auto" | "-1" => Ok(MaxModelLen::Auto),
-        text => parse_count(text).map(MaxModelLen::Tokens),
+        _ => parse_count(text).map(MaxModelLen::Tokens),
     }
 }
 
@@ -83,7 +88,10 @@ mod tests {
         assert_eq!(parse_count("8k"), Ok(8000));
         assert_eq!(parse_count("8K"), Ok(8192));
         assert_eq!(parse_bytes("1.5G"), Ok(1536 << 20));
+        assert_eq!(parse_count("1T"), Ok(1 << 40));
         assert_eq!(parse_max_model_len("-1"), Ok(MaxModelLen::Auto));
+        assert_eq!(parse_max_model_len("Auto"), Ok(MaxModelLen::Auto));
+        assert_eq!(parse_max_model_len("1.5K"), Ok(MaxModelLen::Tokens(1536)));
         assert_eq!(parse_max_model_len("4096"), Ok(MaxModelLen::Tokens(4096)));
     }
 

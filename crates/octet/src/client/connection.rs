@@ -24,7 +24,9 @@ impl Connection {
     /// # Errors
     /// The server cannot be reached, refuses the key, or serves nothing.
     pub(crate) fn open(arguments: &ClientArgs) -> Result<Self> {
-        let key = arguments.api_key.iter().map(|key| ("authorization".to_owned(), format!("Bearer {key}")));
+        // An empty OPENAI_API_KEY means none.
+        let key = arguments.api_key.iter().filter(|key| !key.is_empty());
+        let key = key.map(|key| ("authorization".to_owned(), format!("Bearer {key}")));
         let http = Http::new(key.collect(), "--url", 1, true);
         let base = arguments.url.trim_end_matches('/').to_owned();
         let (model, max_model_len) = match &arguments.model_name {

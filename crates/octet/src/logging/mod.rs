@@ -16,11 +16,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
 
-use crate::report;
+use crate::{environment, report};
 use queue::LineQueue;
 
 /// Chooses what is logged.
 const VARIABLE: &str = "OCTET_LOG";
+/// The variable of vLLM's that says the same in Python's levels.
+const VLLM_VARIABLE: &str = "VLLM_LOGGING_LEVEL";
 
 /// How long the end of the process waits for its last lines.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -104,16 +106,30 @@ impl Queues {
     }
 }
 
-/// What `OCTET_LOG` chooses.
+/// What `OCTET_LOG` chooses, else vLLM's variable.
 fn filter() -> EnvFilter {
+    let named = |name| Some((name, environment::variable(name)?));
+    let (name, text) = named(VARIABLE).or_else(|| named(VLLM_VARIABLE)).unwrap_or((VARIABLE, String::new()));
+    let text = if name == VLLM_VARIABLE { level(&text).to_owned() } else { text };
     let builder = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
-    let text = std::env::var(VARIABLE).unwrap_or_default();
     builder.parse(&text).unwrap_or_else(|error| {
         report::line(format_args!(
-            "warning: {VARIABLE} is {text:?} ({error}), expected warn, info, debug or the like; info is used"
+            "warning: {name} is {text:?} ({error}), expected warn, info, debug or the like; info is used"
         ));
         EnvFilter::new("info")
     })
+}
+
+/// A level of Python's as one of ours.
+fn level(python: &str) -> &str {
+    match python.trim().to_ascii_uppercase().as_str() {
+        "CRITICAL" | "FATAL" | "ERROR" => "error",
+        "WARNING" | "WARN" => "warn",
+        "INFO" => "info",
+        "DEBUG" => "debug",
+        "NOTSET" => "trace",
+        _ => python,
+    }
 }
 
 /// The words of the standard hook, which would block or panic again where standard error does not take them.

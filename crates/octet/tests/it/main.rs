@@ -12,5 +12,6 @@ mod house;
 mod logs;
 mod program;
 mod requests;
+mod start_lines;
 mod style;
 mod tuning;

@@ -201,12 +201,6 @@ pub(crate) struct RefusedArgs {
     #[arg(long, hide = true, num_args = 0.., default_missing_value = "", aliases = ["plot-dataset-stats", "timeline-itl-thresholds"],
           value_parser = refuse("plots are not made here; --save-result --save-detailed writes all that they show"))]
     pub(crate) plot_timeline: Option<Infallible>,
-    #[arg(long, hide = true, num_args = 0.., default_missing_value = "",
-          value_parser = refuse("no code of a model is run; tokenizers are read from tokenizer.json"))]
-    pub(crate) trust_remote_code: Option<Infallible>,
-    #[arg(long, hide = true, num_args = 0.., default_missing_value = "",
-          value_parser = refuse("tokenizers are read from tokenizer.json, in no other way"))]
-    pub(crate) tokenizer_mode: Option<Infallible>,
     #[arg(long, hide = true, num_args = 0.., default_missing_value = "", alias = "no-self-timed",
           value_parser = refuse("traces with times of their own are not supported; use --request-rate"))]
     pub(crate) self_timed: Option<Infallible>,
