@@ -130,7 +130,8 @@ fn check_extents(
 ) -> Result<Vec<(String, StoredTensor)>, String> {
     let data_bytes = file_bytes - data_start;
     let mut tensors: Vec<_> = tensors.into_iter().collect();
-    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    // By name where offsets agree, so that a header is told about in the same words each time.
+    tensors.sort_by(|(one, left), (other, right)| (left.data_offsets, one).cmp(&(right.data_offsets, other)));
     let (mut next, mut beyond) = (0, Vec::new());
     let mut stored = Vec::with_capacity(tensors.len());
     for (name, info) in tensors {

@@ -16,7 +16,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::config::fields::Fields;
-use crate::{ModelConfig, ModelError};
+use crate::{ModelConfig, ModelError, files};
 pub use online::OnlineQuantization;
 pub(crate) use online::{NotFinite, Quantized, Values, quantize};
 pub(crate) use patterns::Pattern;
@@ -111,7 +111,7 @@ impl QuantizationConfig {
         let Some(path) = folder.map(|folder| folder.join(MODELOPT_FILE)).filter(|path| path.exists()) else {
             return Ok(None);
         };
-        let text = std::fs::read_to_string(&path).map_err(ModelError::read("the config", &path))?;
+        let text = files::read_text(&path, "the config")?;
         let json = |source| ModelError::Json { path: path.clone(), source };
         let object: Map<String, Value> = serde_json::from_str(&text).map_err(json)?;
         Self::read(&Fields::new(&path.display().to_string(), "", &object)).map(Some)

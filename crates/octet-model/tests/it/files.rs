@@ -5,14 +5,18 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use octet_model::{LoadFormat, LoadOptions, LoadedModel, ModelError, ModelSource, ResolvedModel, Warning};
+use octet_model::{
+    GenerationConfig, GenerationKeys, LoadFormat, LoadOptions, LoadedModel, ModelError, ModelSource,
+    ResolvedModel, Warning,
+};
 use octet_reference::ReferenceBackend;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::support::{Draft, EXACT, Golden, Tensor, distance, limits, load, logits, write_tensors};
 
 const CASE: &str = "llama-gqa-rope-llama3";
 const INDEX: &str = "model.safetensors.index.json";
+const GENERATION: &str = "generation_config.json";
 
 #[track_caller]
 fn says(error: &str, parts: &[&str]) {
@@ -241,15 +245,21 @@ fn what_is_no_file_is_refused_at_once() {
         let path = folder.path().join(name);
         let _ = fs::remove_file(&path);
         replace(&path);
+        if name == GENERATION {
+            // Read by whoever needs it, not by the loader.
+            return GenerationConfig::read(Some(&path), GenerationKeys::All, &Map::new())
+                .unwrap_err()
+                .to_string();
+        }
         error_of(folder.path())
     };
     let pipe = |path: &Path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
     let link = |target: &'static str| move |path: &Path| std::os::unix::fs::symlink(target, path).unwrap();
-    for name in ["config.json", "generation_config.json", "model.safetensors", INDEX] {
+    for name in ["config.json", GENERATION, "hf_quant_config.json", "model.safetensors", INDEX] {
         says(&replaced(name, &pipe), &[name, "it is a pipe or a device, expected a file"]);
         says(&replaced(name, &link("/dev/zero")), &[name, "it is a pipe or a device"]);
     }
-    for name in ["config.json", "generation_config.json", "model.safetensors"] {
+    for name in ["config.json", GENERATION, "hf_quant_config.json", "model.safetensors"] {
         says(&replaced(name, &|path| fs::create_dir(path).unwrap()), &[name]);
     }
     for name in ["config.json", "model.safetensors"] {
