@@ -50,7 +50,9 @@ impl LineQueue {
             dropped,
         });
         let lines = Arc::clone(&queue);
-        thread::Builder::new().name("octet-log".to_owned()).spawn(move || lines.write_all(stream))?;
+        // Read here, because lines may be lost before the thread runs.
+        let reported = queue.dropped.load(Ordering::Relaxed);
+        thread::Builder::new().name("octet-log".to_owned()).spawn(move || lines.write_all(stream, reported))?;
         Ok(queue)
     }
 
@@ -77,9 +79,8 @@ impl LineQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread's body.
-    fn write_all(&self, mut stream: impl Write) {
-        let mut reported = self.dropped.load(Ordering::Relaxed);
+    /// The thread's body. `reported` losses are nothing new.
+    fn write_all(&self, mut stream: impl Write, mut reported: u64) {
         loop {
             let line = self.next();
             let dropped = self.dropped.load(Ordering::Relaxed);
