@@ -52,7 +52,9 @@ impl LineQueue {
         let lines = Arc::clone(&queue);
         // Read here, because lines may be lost before the thread runs.
         let reported = queue.dropped.load(Ordering::Relaxed);
-        thread::Builder::new().name("octet-log".to_owned()).spawn(move || lines.write_all(stream, reported))?;
+        thread::Builder::new()
+            .name("octet-log".to_owned())
+            .spawn(move || lines.write_all(stream, reported))?;
         Ok(queue)
     }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::{Checkpoint, Folder};
 use crate::house;
-use crate::program::{Server, end_of, program, run, serve_shipped};
+use crate::program::{Server, copy_of_program, end_of, program, run, serve_shipped};
 
 /// The results that a benchmark wrote.
 fn results(path: &Path) -> Value {
@@ -71,8 +71,7 @@ fn expect_complete(json: &Value) {
 #[test]
 fn the_built_in_model_is_measured_by_ids_and_by_chats() {
     let folder = Folder::new();
-    let program = folder.path().join("copied");
-    fs::copy(env!("CARGO_BIN_EXE_octet"), &program).unwrap();
+    let program = copy_of_program(folder.path());
     let server = serve_shipped(&program, folder.path());
     let (url, path) = (server.url(), folder.path().join("deep/results.json"));
     let tokenizer = house::root().join("models/octet-mini");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::checkpoint::{Checkpoint, Folder};
-use crate::program::{Server, end_of, program, run, serve_shipped};
+use crate::program::{Server, copy_of_program, end_of, program, run, serve_shipped};
 
 #[test]
 fn a_prompt_is_completed_in_process_and_by_a_server() {
@@ -68,8 +68,7 @@ fn latency_is_measured_and_written() {
 #[test]
 fn a_copied_program_finds_the_model_inside() {
     let folder = Folder::new();
-    let program = folder.path().join("copied");
-    fs::copy(env!("CARGO_BIN_EXE_octet"), &program).unwrap();
+    let program = copy_of_program(folder.path());
     let server = serve_shipped(&program, folder.path());
     let (status, models) = server.request("GET", "/v1/models", b"");
     let models: Value = serde_json::from_str(&models).unwrap();

@@ -3,10 +3,10 @@
 use std::fs;
 use std::net::TcpListener;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::checkpoint::{Checkpoint, Tensor, VOCABULARY, byte_tokenizer};
-use crate::program::{end_of, program, refusal};
+use crate::program::{Server, end_of, program, refusal};
 
 /// Refuses a checkpoint; all of these words must be in the last line.
 #[track_caller]
@@ -104,10 +104,22 @@ fn float8_without_scales() {
 }
 
 #[test]
-fn a_tokenizer_that_does_not_match() {
+fn tokens_that_the_model_does_not_embed() {
     let mut checkpoint = Checkpoint::llama();
     checkpoint.tokenizer = byte_tokenizer(VOCABULARY + 8);
-    expect_refusal(&checkpoint, &[], &["272", "280"]);
+    let server = Server::start(checkpoint.write().path(), &["--served-model-name", "tiny"]);
+    let said = &server.said_at_start;
+    assert!(said.contains("the tokenizer has 280 tokens and the model embeds 272"), "{said}");
+    let answer = |prompt: Value| {
+        server.post("/v1/completions", &json!({"model": "tiny", "prompt": prompt, "max_tokens": 2}))
+    };
+    assert_eq!(answer(json!("ab")).0, 200);
+    let (status, body) = answer(json!([VOCABULARY]));
+    assert!(status == 400 && body.to_string().contains("272"), "{body}");
+}
+
+#[test]
+fn a_tokenizer_that_cannot_be_read() {
     let mut checkpoint = Checkpoint::llama();
     checkpoint.tokenizer = json!({"model": {"type": "Guess"}});
     expect_refusal(&checkpoint, &[], &["tokenizer.json"]);

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver};
@@ -20,6 +20,15 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// Options that keep a test's server small, and independent of what else runs.
 const SMALL: [&str; 8] =
     ["--host", "127.0.0.1", "--port", "0", "--threads", "1", "--kv-cache-memory-bytes", "4M"];
+
+/// A copy of the program, with nothing beside it. Another process writes it: a file that this one has open for writing
+/// could not be run while a test in another thread starts a process of its own.
+pub(crate) fn copy_of_program(folder: &Path) -> PathBuf {
+    let copy = folder.join("copied");
+    let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_octet")).arg(&copy).status();
+    assert!(status.is_ok_and(|status| status.success()), "the program could not be copied");
+    copy
+}
 
 /// A server that is not started yet.
 pub(crate) fn serve(model: &Path, options: &[&str]) -> Command {
