@@ -34,7 +34,8 @@ pub struct Tokenizer {
 
 /// Parses `tokenizer.json`. The library panics where the text is no JSON, and at some values of its own types.
 fn parse(bytes: Vec<u8>) -> Result<tokenizers::Tokenizer, String> {
-    serde_json::from_slice::<IgnoredAny>(&bytes).map_err(|error| error.to_string())?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| error.to_string())?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| error.to_string())?;
     let parsed = panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
     let parsed = parsed.map_err(|_| "the tokenizers library fails on its content".to_owned())?;
     parsed.map_err(|error| error.to_string())

@@ -1,6 +1,5 @@
 //! `octet bench serve` and `octet bench throughput` as a user types them, against servers that are well, ill, or gone.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
