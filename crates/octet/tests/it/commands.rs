@@ -1,6 +1,8 @@
 //! The subcommands as a user types them, and promises about the process.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -78,6 +80,31 @@ fn a_copied_program_finds_the_model_inside() {
     let (status, answer) = server.post("/v1/completions", &body);
     let text = answer["choices"][0]["text"].as_str().unwrap_or_default();
     assert!(status == 200 && text.chars().any(char::is_alphabetic), "{answer}");
+}
+
+/// Words as people see them: runs of letters.
+fn words_of(text: &str) -> BTreeSet<&str> {
+    text.split(|letter: char| !letter.is_alphabetic()).filter(|word| word.len() > 2).collect()
+}
+
+#[test]
+fn bad_words_do_not_come() {
+    let folder = Folder::new();
+    let server = serve_shipped(Path::new(env!("CARGO_BIN_EXE_octet")), folder.path());
+    let story = |bad_words: &BTreeSet<&str>| {
+        let body = json!({ "model": "octet-mini", "prompt": "Once upon a time", "max_tokens": 100, "temperature": 0,
+                           "bad_words": bad_words });
+        let (status, answer) = server.post("/v1/completions", &body);
+        let text = answer["choices"][0]["text"].as_str().unwrap_or_default().to_owned();
+        assert!(status == 200 && !text.is_empty(), "{answer}");
+        text
+    };
+    let first = story(&BTreeSet::new());
+    let words = words_of(&first);
+    assert!(words.len() > 10, "{first}");
+    let second = story(&words);
+    let came: Vec<_> = words.intersection(&words_of(&second)).copied().collect();
+    assert!(came.is_empty(), "{came:?} came in {second}");
 }
 
 #[test]

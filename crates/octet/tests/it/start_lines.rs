@@ -117,3 +117,32 @@ fn what_needs_no_weights_is_checked_before_them() {
         expect_said(&refusal(empty.path(), options), &[word]);
     }
 }
+
+#[test]
+fn a_template_is_chosen_by_its_name() {
+    let folder = Checkpoint::llama().write();
+    let template = |name: &str, text: &str| json!({"name": name, "template": text});
+    let templates =
+        [template("default", "{{ messages[0].content }}"), template("long", "----{{ messages[0].content }}")];
+    let config = json!({"eos_token": "<|end|>", "chat_template": templates});
+    fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let prompt_tokens = |options: &[&str]| {
+        let server = Server::start(folder.path(), &[&["--served-model-name", "tiny"][..], options].concat());
+        let body = json!({"model": "tiny", "messages": [{"role": "user", "content": "ab"}], "max_tokens": 1});
+        let (status, answer) = server.post("/v1/chat/completions", &body);
+        assert_eq!(status, 200, "{answer}");
+        answer["usage"]["prompt_tokens"].as_u64()
+    };
+    assert_eq!(prompt_tokens(&[]), Some(2));
+    assert_eq!(prompt_tokens(&["--chat-template", "long"]), Some(6));
+    expect_said(&refusal(folder.path(), &["--chat-template", "short"]), &["short", "long"]);
+}
+
+#[test]
+fn vllms_variable_sets_the_level_of_the_log() {
+    let folder = Checkpoint::llama().write();
+    let server = Server::start_with(folder.path(), &[], &[("VLLM_LOGGING_LEVEL", "ERROR")]);
+    assert_eq!(server.request("GET", "/v1/models", b"").0, 200);
+    let (status, said) = server.stop();
+    assert!(status.success() && !said.iter().any(|line| line.contains("GET /v1/models")), "{said:?}");
+}
