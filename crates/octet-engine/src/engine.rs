@@ -161,7 +161,8 @@ impl<E: Executor> Engine<E> {
     /// requests it does nothing.
     ///
     /// # Errors
-    /// The device failed; every request has had its end and the engine takes no more.
+    /// The device failed. Requests have not had their end: [`Engine::fail_all`] gives it, once nobody can mistake the
+    /// engine for a healthy one.
     pub fn step(&mut self, clock: &dyn Fn() -> Duration) -> Result<StepSummary, ExecutorError> {
         let budget = if self.pace.is_off() { usize::MAX } else { self.pace.budget(self.scheduler.demand()) };
         self.step_within(budget, clock)
@@ -184,14 +185,8 @@ impl<E: Executor> Engine<E> {
         assert!(!self.plan.batch.sequences.is_empty(), "a step with requests computes something");
         self.start_sequences();
         self.output.rows.clear();
-        let executed = self
-            .executor
-            .execute(&self.plan, &mut self.output)
-            .and_then(|()| check_output(&self.plan, &self.output));
-        if let Err(error) = executed {
-            self.fail_all(&RequestFault::of(&error));
-            return Err(error);
-        }
+        self.executor.execute(&self.plan, &mut self.output)?;
+        check_output(&self.plan, &self.output)?;
         let start = std::mem::replace(&mut self.now, clock());
         self.pace.observe(measured(&self.plan, self.now.saturating_sub(start)));
         Ok(self.book())

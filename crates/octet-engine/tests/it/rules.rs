@@ -598,6 +598,8 @@ fn a_device_fault_ends_every_request_and_the_engine() {
     step(&mut engine);
     let error = engine.step(&|| Duration::ZERO).unwrap_err();
     assert_eq!(error.to_string(), "the model could not run a step: the device is lost");
+    assert!(records.iter().all(|record| record.end().is_none()), "whoever runs the engine says so first");
+    engine.fail_all(&RequestFault::EngineStopped);
     for record in &records {
         assert_eq!(record.end(), Some(Event::Failed(RequestFault::EngineStopped)));
     }

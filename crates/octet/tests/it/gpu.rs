@@ -142,7 +142,7 @@ fn a_kernel_that_never_ends_ends_the_process_with_a_report() {
         json!({"model": "tiny", "prompt": "ab", "max_tokens": 40, "temperature": 0, "ignore_eos": true});
     let (status, answer) = server.post("/v1/completions", &body);
     assert_eq!(status, 503, "{answer}");
-    assert_eq!(server.request("GET", "/health", b"").0, 503);
+    assert_eq!(server.request("GET", "/health", b"").0, 503, "after {answer}");
     assert_eq!(server.post("/v1/completions", &body).0, 503);
     let (status, said) = server.ended();
     assert_eq!(status.code(), Some(1), "{said:?}");
