@@ -24,7 +24,7 @@ pub struct EngineConfig {
     pub block_size: usize,
     /// The longest sequence, prompt and output together, in tokens.
     pub max_model_len: usize,
-    /// The most sequences in one step. Slots are below this number.
+    /// The most sequences in one step. There may be more slots: sequences that gave way keep theirs.
     pub max_num_seqs: usize,
     /// The most tokens in one step.
     pub max_num_batched_tokens: usize,

@@ -1,27 +1,15 @@
 //! Every kind of bad input gets an error that says what was wrong, where, and what would be right.
 
 use std::fs;
-use std::path::Path;
 
 use octet_model::{LoadFormat, LoadOptions, LoadedModel, MaxModelLen, ModelSource, OnlineQuantization};
 use octet_reference::ReferenceBackend;
 use serde_json::{Value, json};
 
-use crate::support::{Draft, EXACT, Tensor, load, write_tensors};
+use crate::support::{Draft, EXACT, Tensor, error_of, load, says, write_tensors};
 
 const CASE: &str = "llama-gqa-rope-llama3";
 const QUERY: &str = "model.layers.0.self_attn.q_proj.weight";
-
-#[track_caller]
-fn says(error: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(error.contains(part), "{part:?} is not in: {error}");
-    }
-}
-
-fn error_of(folder: &Path) -> String {
-    load(folder, EXACT).err().expect("loading should fail").to_string()
-}
 
 /// Changes the bytes of a written checkpoint and loads it.
 fn error_after(change: impl FnOnce(&mut Vec<u8>)) -> String {

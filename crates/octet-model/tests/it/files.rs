@@ -12,22 +12,13 @@ use octet_model::{
 use octet_reference::ReferenceBackend;
 use serde_json::{Map, Value, json};
 
-use crate::support::{Draft, EXACT, Golden, Tensor, distance, limits, load, logits, write_tensors};
+use crate::support::{
+    Draft, EXACT, Golden, Tensor, distance, error_of, limits, load, logits, says, write_tensors,
+};
 
 const CASE: &str = "llama-gqa-rope-llama3";
 const INDEX: &str = "model.safetensors.index.json";
 const GENERATION: &str = "generation_config.json";
-
-#[track_caller]
-fn says(error: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(error.contains(part), "{part:?} is not in: {error}");
-    }
-}
-
-fn error_of(folder: &Path) -> String {
-    load(folder, EXACT).err().expect("loading should fail").to_string()
-}
 
 /// Loads a folder that must give transformers' logits, and returns its warnings.
 #[track_caller]

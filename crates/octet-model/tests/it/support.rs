@@ -270,3 +270,16 @@ pub(crate) fn distance(left: &[f32], right: &[f32]) -> f32 {
 pub(crate) fn spread(values: &[f32]) -> f32 {
     (values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32).sqrt()
 }
+
+/// All of these must be in an error.
+#[track_caller]
+pub(crate) fn says(error: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in: {error}");
+    }
+}
+
+/// What loading a folder fails with.
+pub(crate) fn error_of(folder: &Path) -> String {
+    load(folder, EXACT).err().expect("loading should fail").to_string()
+}

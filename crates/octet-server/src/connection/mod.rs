@@ -92,6 +92,7 @@ struct Open {
     refused: usize,
 }
 
+#[derive(Clone)]
 struct Entry {
     activity: Arc<Activity>,
     leave: Arc<Notify>,
@@ -160,20 +161,18 @@ impl Connections {
             }
             return;
         }
-        let activity = Arc::new(Activity::new());
-        let leave = Arc::<Notify>::default();
-        let entry = Entry { activity: Arc::clone(&activity), leave: Arc::clone(&leave) };
+        let entry = Entry { activity: Arc::new(Activity::new()), leave: Arc::default() };
         let id = {
             let mut open = self.open();
             open.next += 1;
             let id = open.next;
-            open.connections.insert(id, entry);
+            open.connections.insert(id, entry.clone());
             id
         };
         tokio::spawn(async move {
             // The guard also acts where the task panics.
             let _registered = Registered { connections: &connections, id };
-            connections.serve(Arc::new(socket), activity, &leave).await;
+            connections.serve(id, Arc::new(socket), entry).await;
             drop(alive);
         });
     }
@@ -192,7 +191,8 @@ impl Connections {
     }
 
     /// The life of a connection.
-    async fn serve(self: &Arc<Self>, socket: Arc<Socket>, activity: Arc<Activity>, leave: &Notify) {
+    async fn serve(self: &Arc<Self>, id: u64, socket: Arc<Socket>, entry: Entry) {
+        let Entry { activity, leave } = entry.clone();
         let stream = Stream::new(Arc::clone(&socket), Arc::clone(&activity), self.limits.write);
         let router = TowerToHyperService::new(self.router.clone());
         let service = service_fn(|request| {
@@ -228,6 +228,8 @@ impl Connections {
                     if activity.idle_since().is_some() {
                         return;
                     }
+                    // A request came in the meantime, so it counts again.
+                    self.open().connections.insert(id, entry.clone());
                 }
                 changed = phase.changed() => {
                     if changed.is_err() || *phase.borrow() == Phase::Closed {
