@@ -27,6 +27,7 @@
 //! - A request's fault ends that request; a device's fault or a panic ends all of them, and the thread says why.
 
 mod block_pool;
+mod budget;
 mod config;
 mod engine;
 mod error;

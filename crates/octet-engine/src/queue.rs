@@ -40,6 +40,12 @@ impl WaitingQueue {
         Some(first.map_or((front, key, true), |(rank, key)| (rank, key, false)))
     }
 
+    /// All of the front's priority, if it is this one; else none.
+    pub(crate) fn of_priority(&self, priority: i32) -> impl Iterator<Item = SequenceKey> {
+        let equals = self.entries.iter().take_while(move |(rank, _)| rank.priority == priority);
+        equals.map(|(_, key)| *key)
+    }
+
     /// Adds a request at its place.
     pub(crate) fn insert(&mut self, rank: Rank, key: SequenceKey) {
         let place = self.entries.partition_point(|(other, _)| *other < rank);

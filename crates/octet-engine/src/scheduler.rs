@@ -3,12 +3,15 @@
 //!
 //! The rules are those of vLLM's V1 scheduler: running sequences first, in order; whoever finds no block makes the
 //! sequence with the largest rank give way; then, unless somebody gave way, waiting requests while their whole prompt
-//! fits. Two rules are ours: a waiting request does not wait for sequences of a worse priority, nor for those that a
+//! fits. Three rules are ours. A waiting request does not wait for sequences of a worse priority, nor for those that a
 //! client request of many sequences has above its share: these give way before the step is planned. Equals never do.
+//! And a prompt with less than half left of what the first in line has left does not wait for it: half of the prompt
+//! tokens of a step are for such brief ones, so that a question does not wait for a book.
 //!
 //! Why this cannot deadlock: a request is only taken if it fits alone; whoever runs alone always gets its blocks; and
 //! when nothing runs, the next waiting request is admitted.
 
+use crate::budget::{Brief, Budget};
 use crate::config::{EngineConfig, SchedulingPolicy};
 use crate::executor::{OutputRow, Slot, StepPlan};
 use crate::groups::{Groups, Shares};
@@ -39,42 +42,8 @@ impl Decisions {
     }
 }
 
-/// What is left of a step.
-struct Budget {
-    /// Tokens in all.
-    tokens: usize,
-    /// Tokens of prompts.
-    prompts: usize,
-    /// Running streams that have not got their token: whatever prompts there are, they will.
-    streams: usize,
-}
-
-impl Budget {
-    /// Tokens that a prompt can have.
-    fn for_prompt(&self) -> usize {
-        self.prompts.min(self.tokens.saturating_sub(self.streams))
-    }
-
-    /// Gives tokens to a sequence.
-    fn take(&mut self, tokens: usize, is_stream: bool) {
-        self.tokens -= tokens;
-        if is_stream {
-            self.streams -= 1;
-        } else {
-            self.prompts -= tokens;
-        }
-    }
-
-    /// Takes them back; a stream that leaves without any needs none.
-    fn give_back(&mut self, tokens: usize, is_stream: bool) {
-        self.tokens += tokens;
-        match (is_stream, tokens) {
-            (false, _) => self.prompts += tokens,
-            (true, 0) => self.streams -= 1,
-            (true, _) => {}
-        }
-    }
-}
+/// Waiting requests that are looked at for brief prompts: the look-up of their prefixes takes time.
+const LOOKED_AT: usize = 16;
 
 /// All sequences, their order, and the blocks.
 pub(crate) struct Scheduler {
@@ -210,13 +179,14 @@ impl Scheduler {
     pub(crate) fn schedule(&mut self, prompt_budget: usize, plan: &mut StepPlan) {
         self.decisions.clear();
         plan.prompt_budget = prompt_budget;
-        let mut budget = Budget {
-            tokens: self.config.max_num_batched_tokens,
-            prompts: prompt_budget.max(1),
-            streams: self.running.iter().filter(|key| self.sequences[**key].is_stream()).count(),
-        };
+        let streams = self.running.iter().filter(|key| self.sequences[**key].is_stream()).count();
+        let mut budget = Budget::new(self.config.max_num_batched_tokens, prompt_budget.max(1), streams);
         self.make_room(&mut budget);
         let gave_way = self.decisions.preempted;
+        if self.config.enable_chunked_prefill {
+            let briefs = self.find_briefs(&budget);
+            budget.keep_for(briefs);
+        }
         self.schedule_running(&mut budget);
         // Only now is it settled who computes what: a sequence that was scheduled and then gave way computes nothing.
         for key in &self.decisions.scheduled {
@@ -228,13 +198,52 @@ impl Scheduler {
         self.fill(plan);
     }
 
+    /// Prompts that need not wait for the first in line, the briefest first.
+    fn find_briefs(&mut self, budget: &Budget) -> Vec<Brief> {
+        let mut line: Vec<Brief> = Vec::new();
+        let prompts = self.running.iter().filter(|key| !self.sequences[**key].is_stream());
+        line.extend(prompts.map(|key| Brief { key: *key, left: self.sequences[*key].left(), kept: 0 }));
+        if line.first().is_none_or(|first| first.left > budget.for_prompts() / 2) {
+            self.line_up_waiting(&mut line);
+        }
+        let Some(first) = line.first().copied() else { return line };
+        let rank = |brief: &Brief| self.sequences[brief.key].rank;
+        let priority = rank(&first).priority;
+        line.retain(|brief| brief.left < first.left / 2 && rank(brief).priority <= priority);
+        line.sort_by_key(|brief| (brief.left, rank(brief)));
+        line
+    }
+
+    /// Appends requests that wait and could come in at once, beside whoever waits before them: so that none of these
+    /// finds its blocks or its slot taken.
+    fn line_up_waiting(&mut self, line: &mut Vec<Brief>) {
+        let mut slots = self.config.max_num_seqs.saturating_sub(self.running.len());
+        let Some((rank, front)) = self.next_waiting().filter(|_| slots > 0) else { return };
+        let shares = self.shares();
+        let is_served = |key: SequenceKey| self.groups.is_served(self.sequences[key].group, shares);
+        let may_be_served = is_served(front);
+        let equals = self.preempted.of_priority(rank.priority).chain(self.fresh.of_priority(rank.priority));
+        let others = equals.filter(|key| *key != front && (may_be_served || !is_served(*key)));
+        let waiting: Vec<SequenceKey> = std::iter::once(front).chain(others).take(LOOKED_AT).collect();
+        let mut free = self.kv.free_blocks().saturating_sub(self.promised() + self.watermark_blocks());
+        for key in waiting {
+            let needed = self.needed_blocks(key);
+            if slots == 0 || needed > free {
+                break;
+            }
+            (slots, free) = (slots - 1, free - needed);
+            let left = self.sequences[key].tokens.len() - self.kv.find_prefix(&mut self.sequences[key]).0;
+            line.push(Brief { key, left, kept: 0 });
+        }
+    }
+
     /// Tokens that a sequence with `remaining` tokens to compute gets out of `budget`, if it is no stream.
-    fn share(&self, remaining: usize, budget: &Budget) -> usize {
+    fn share(&self, key: SequenceKey, remaining: usize, budget: &Budget) -> usize {
         let threshold = match self.config.long_prefill_token_threshold {
             0 => usize::MAX,
             threshold => threshold,
         };
-        remaining.min(threshold).min(budget.for_prompt())
+        remaining.min(threshold).min(budget.for_prompt(key))
     }
 
     fn schedule_running(&mut self, budget: &mut Budget) {
@@ -244,8 +253,8 @@ impl Scheduler {
             let sequence = &mut self.sequences[key];
             self.kv.release_passed(sequence);
             let (computed, is_stream) = (sequence.computed, sequence.is_stream());
-            let remaining = sequence.tokens.len() - computed;
-            let tokens = if is_stream { 1 } else { self.share(remaining, budget) };
+            let left = sequence.left();
+            let tokens = if is_stream { 1 } else { self.share(key, left, budget) };
             if tokens == 0 {
                 position += 1;
                 continue;
@@ -254,7 +263,11 @@ impl Scheduler {
                 if self.kv.extend(&mut self.sequences[key], computed + tokens) {
                     self.sequences[key].scheduled = tokens;
                     self.decisions.scheduled.push(key);
-                    budget.take(tokens, is_stream);
+                    if is_stream {
+                        budget.take_for_stream();
+                    } else {
+                        budget.take_for_prompt(key, tokens);
+                    }
                     position += 1;
                     break;
                 }
@@ -305,8 +318,7 @@ impl Scheduler {
         let may_share = !self.groups.is_served(group, shares);
         let needed = self.needed_blocks(key);
         let mut running = self.running.len();
-        let mut promised: usize =
-            self.running.iter().map(|key| self.promised_blocks(&self.sequences[*key])).sum();
+        let mut promised = self.promised();
         let mut free = self.kv.free_blocks();
         let mut candidates = self.running.clone();
         let mut victims = Vec::new();
@@ -362,20 +374,21 @@ impl Scheduler {
         if tokens > 0 {
             self.decisions.scheduled.retain(|other| *other != key);
         }
-        budget.give_back(tokens, is_stream);
+        budget.give_back(key, tokens, is_stream);
         self.preempted.insert(sequence.rank, key);
         self.decisions.preempted += 1;
     }
 
     fn admit_waiting(&mut self, budget: &mut Budget) {
-        let mut promised = self.running.iter().map(|key| self.promised_blocks(&self.sequences[*key])).sum();
-        while budget.for_prompt() > 0 && self.running.len() < self.config.max_num_seqs {
-            let Some((rank, key)) = self.next_waiting() else { break };
+        let mut promised = self.promised();
+        while self.running.len() < self.config.max_num_seqs {
+            let next = if budget.unclaimed() > 0 { self.next_waiting() } else { self.next_brief(budget) };
+            let Some((rank, key)) = next else { break };
             let Some(tokens) = self.admit(key, budget, promised) else { break };
-            budget.take(tokens, false);
+            budget.take_for_prompt(key, tokens);
             let first_time = self.sequences[key].slot.is_none();
             let queue = if first_time { &mut self.fresh } else { &mut self.preempted };
-            assert!(queue.remove(rank), "the front of a queue is in it");
+            assert!(queue.remove(rank), "who waits is in a queue");
             self.running.push(key);
             self.decisions.scheduled.push(key);
             if first_time {
@@ -408,6 +421,16 @@ impl Scheduler {
         queues.into_iter().flatten().min_by_key(order).map(|(rank, key, _)| (rank, key))
     }
 
+    /// The next of those for whom tokens of this step are kept. All that still have to get theirs wait.
+    fn next_brief(&self, budget: &Budget) -> Option<(Rank, SequenceKey)> {
+        budget.next_brief().map(|key| (self.sequences[key].rank, key))
+    }
+
+    /// Blocks that running sequences will still take for the tokens that are known.
+    fn promised(&self) -> usize {
+        self.running.iter().map(|key| self.promised_blocks(&self.sequences[*key])).sum()
+    }
+
     /// Blocks that a running sequence will still take for the tokens that are known.
     fn promised_blocks(&self, sequence: &Sequence) -> usize {
         self.config.blocks_held(sequence.tokens.len()).saturating_sub(sequence.live_blocks())
@@ -421,7 +444,7 @@ impl Scheduler {
         let (cached, hit) = self.kv.find_prefix(sequence);
         let (held, taken_from_free) = (hit.held(), hit.free);
         let remaining = known - cached;
-        let tokens = self.share(remaining, budget);
+        let tokens = self.share(key, remaining, budget);
         if tokens < remaining && !self.config.enable_chunked_prefill {
             return None;
         }

@@ -124,9 +124,14 @@ impl Sequence {
         self.hashes.reserve_exact(blocks.saturating_sub(self.hashes.len()));
     }
 
+    /// Tokens that are to be computed.
+    pub(crate) fn left(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
     /// Whether one token is all that is to be computed: the next token of a stream, which nothing may delay.
     pub(crate) fn is_stream(&self) -> bool {
-        self.computed + 1 == self.tokens.len()
+        self.left() == 1
     }
 
     /// Tokens generated so far.

@@ -110,6 +110,65 @@ fn a_stream_has_its_token_however_few_are_left_to_prompts() {
     }
 }
 
+/// A book of `book` tokens is being read, `others` come in, and a step has 20 tokens; the tokens of each sequence in the
+/// next steps.
+fn beside_a_book(book: u32, others: &[(u32, i32)], config: &EngineConfig) -> Vec<Vec<usize>> {
+    let mut engine = engine(&EngineConfig { max_num_batched_tokens: 20, ..config.clone() });
+    submit(&mut engine, 0, &distinct(0, book), 4);
+    step(&mut engine);
+    let records: Vec<Record> = (1..)
+        .zip(others)
+        .map(|(id, (length, priority))| {
+            let (mut request, record) = request(id, &distinct(u32::try_from(id).unwrap(), *length), 4);
+            request.priority = *priority;
+            engine.submit(request, Duration::ZERO).unwrap();
+            record
+        })
+        .collect();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        step(&mut engine);
+        seen.push(shares(&engine));
+    }
+    drain(&mut engine, 100);
+    assert!(records.iter().all(|record| record.end().is_some()));
+    seen
+}
+
+#[test]
+fn a_brief_prompt_does_not_wait_for_a_long_one() {
+    let wide = EngineConfig { max_num_seqs: 8, ..EngineConfig::new(200, 4, 300) };
+    let check = |others: &[(u32, i32)], expected: [&[usize]; 3]| {
+        assert_eq!(beside_a_book(220, others, &wide), expected, "{others:?}");
+    };
+    check(&[(12, 0)], [&[10, 10], &[18, 2], &[19, 1]]);
+    // The briefest first; what it leaves is for the next.
+    check(&[(30, 0), (4, 0)], [&[10, 4, 6], &[10, 1, 9], &[10, 1, 9]]);
+    // Prompts of about the same length are computed one after the other, so that a common prefix is found.
+    check(&[(150, 0)], [&[20], &[20], &[20]]);
+    // A long one that waits before it is no obstacle.
+    check(&[(150, 0), (5, 0)], [&[15, 5], &[19, 1], &[19, 1]]);
+    // Without priority scheduling, priorities say nothing.
+    check(&[(5, 3)], [&[15, 5], &[19, 1], &[19, 1]]);
+    assert_eq!(beside_a_book(30, &[(4, 0)], &wide)[0], [10, 4], "who is nearly done is not held up");
+}
+
+#[test]
+fn a_brief_prompt_overtakes_nobody_who_lacks_a_place() {
+    let narrow = EngineConfig { max_num_seqs: 8, ..EngineConfig::new(81, 4, 300) };
+    assert_eq!(beside_a_book(220, &[(150, 0), (5, 0)], &narrow)[0], [20], "the next one needs these blocks");
+    assert_eq!(beside_a_book(220, &[(80, 0), (5, 0)], &narrow)[0], [10, 5, 5], "it has its blocks");
+    let two_slots = EngineConfig { max_num_seqs: 2, ..EngineConfig::new(200, 4, 300) };
+    assert_eq!(beside_a_book(220, &[(150, 0), (5, 0)], &two_slots)[0], [20], "the next one needs the slot");
+    let ranked = EngineConfig {
+        policy: SchedulingPolicy::Priority,
+        max_num_seqs: 8,
+        ..EngineConfig::new(200, 4, 300)
+    };
+    assert_eq!(beside_a_book(220, &[(5, 1)], &ranked)[0], [20], "a worse priority waits");
+    assert_eq!(beside_a_book(220, &[(5, 0)], &ranked)[0], [15, 5]);
+}
+
 #[test]
 fn the_threshold_caps_the_share_of_one_sequence() {
     let mut engine = engine(&EngineConfig { long_prefill_token_threshold: 6, ..roomy() });

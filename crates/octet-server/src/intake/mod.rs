@@ -37,6 +37,12 @@ const BYTE_COST: usize = 80;
 /// it. Messages of a million empty parts (3 MB) took 1,108 MB.
 const VALUE_COST: usize = 880;
 
+/// Bytes from which a body is prepared behind others: some ten thousand tokens, milliseconds of a core.
+const LARGE_BODY: usize = 32 << 10;
+
+/// Tenth of a busy core, on Linux: each step of niceness takes a fifth of what is left.
+const LARGE_BODY_NICENESS: i32 = 10;
+
 /// What requests may take, and who is next.
 pub(crate) struct Intake {
     held: Arc<Budget>,
@@ -100,17 +106,37 @@ pub(crate) async fn prepare<T: Send + 'static>(
     let patience = Patience { abandoned: Arc::default() };
     let abandoned = Arc::clone(&patience.abandoned);
     let app = Arc::clone(app);
-    let prepared = tokio::task::spawn_blocking(move || {
+    let is_large = body.len() > LARGE_BODY;
+    let work = move || {
         let task = Task { body: last_of_each(body), arrived, abandoned };
         let result = task.check().and_then(|()| work(&app, &task));
         drop(task);
         drop(pass);
         result
+    };
+    let prepared =
+        if is_large { behind_others(work).await } else { tokio::task::spawn_blocking(work).await.ok() };
+    prepared
+        .map_or_else(|| Err(ApiError::internal("preparing the prompt failed")), |result| Ok((result?, lease)))
+}
+
+/// Does `work` on a thread that gives way to the engine's and to those that prepare short bodies. `None`: it panicked,
+/// or there was no thread.
+async fn behind_others<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("octet-large".to_owned());
+    let spawned = thread.spawn(move || {
+        // A thread can lower its priority without any right, but not raise it again: so it does this and ends. Linux
+        // has priorities of threads; elsewhere this would be the process's.
+        #[cfg(target_os = "linux")]
+        if let Err(error) = rustix::process::setpriority_process(None, LARGE_BODY_NICENESS) {
+            tracing::debug!("a large body is prepared at the usual priority: {error}");
+        }
+        // Nobody may be waiting any more.
+        let _ = sender.send(work());
     });
-    match prepared.await {
-        Ok(result) => Ok((result?, lease)),
-        Err(_) => Err(ApiError::internal("preparing the prompt failed")),
-    }
+    spawned.ok()?;
+    receiver.await.ok()
 }
 
 /// The most memory that preparing a body can take. Strings are searched for values too: arguments of tool calls are
