@@ -158,19 +158,26 @@ impl Scheduler {
         self.kv.distrust(&self.sequences[key]);
     }
 
-    /// What the next step will find.
+    /// What the next step will find. A brief prompt is waited for as a stream is: nobody waits for a long one's first
+    /// token that closely.
     pub(crate) fn demand(&mut self) -> Demand {
         let mut demand = Demand::default();
+        let mut prompts = 0;
         for key in &self.running {
             let sequence = &self.sequences[*key];
             if sequence.is_stream() {
                 demand.streams += 1;
             } else {
+                prompts += 1;
                 demand.context = demand.context.max(sequence.computed);
             }
         }
         if let (true, Some((_, key))) = (self.running.len() < self.config.max_num_seqs, self.next_waiting()) {
             demand.context = demand.context.max(self.kv.find_prefix(&mut self.sequences[key]).0);
+            prompts += self.waiting();
+        }
+        if demand.streams == 0 && prompts > 1 && !self.find_briefs(0).is_empty() {
+            demand.streams = 1;
         }
         demand
     }
@@ -184,7 +191,7 @@ impl Scheduler {
         self.make_room(&mut budget);
         let gave_way = self.decisions.preempted;
         if self.config.enable_chunked_prefill {
-            let briefs = self.find_briefs(&budget);
+            let briefs = self.find_briefs(budget.for_prompts() / 2);
             budget.keep_for(briefs);
         }
         self.schedule_running(&mut budget);
@@ -198,12 +205,12 @@ impl Scheduler {
         self.fill(plan);
     }
 
-    /// Prompts that need not wait for the first in line, the briefest first.
-    fn find_briefs(&mut self, budget: &Budget) -> Vec<Brief> {
+    /// Prompts that need not wait for the first in line, the briefest first; none, if it has at most `enough` left.
+    fn find_briefs(&mut self, enough: usize) -> Vec<Brief> {
         let mut line: Vec<Brief> = Vec::new();
         let prompts = self.running.iter().filter(|key| !self.sequences[**key].is_stream());
         line.extend(prompts.map(|key| Brief { key: *key, left: self.sequences[*key].left(), kept: 0 }));
-        if line.first().is_none_or(|first| first.left > budget.for_prompts() / 2) {
+        if line.first().is_none_or(|first| first.left > enough) {
             self.line_up_waiting(&mut line);
         }
         let Some(first) = line.first().copied() else { return line };

@@ -98,6 +98,27 @@ fn a_prompt_is_cut_so_that_streams_keep_their_gap() {
 }
 
 #[test]
+fn a_brief_prompt_is_waited_for_as_a_stream_is() {
+    let max_stream_gap = Duration::from_millis(500);
+    let config = EngineConfig { max_stream_gap, max_num_seqs: 4, ..EngineConfig::new(400, 4, 1000) };
+    let mut executor = Fake::new(&config);
+    executor.row_time = Duration::from_millis(10);
+    let clock = executor.clock();
+    let mut engine = Engine::new(config, executor).unwrap();
+    submit(&mut engine, 0, &distinct(0, 900), 1);
+    for _ in 0..3 {
+        engine.step(&clock).unwrap();
+    }
+    let start = clock();
+    engine.step(&clock).unwrap();
+    assert!(clock() - start > Duration::from_secs(1), "nobody waits: {:?}", shares(&engine));
+    let brief = submit(&mut engine, 1, &distinct(1, 8), 1);
+    let start = clock();
+    engine.step(&clock).unwrap();
+    assert!(brief.end().is_some() && clock() - start < max_stream_gap, "{:?}", shares(&engine));
+}
+
+#[test]
 fn a_stream_has_its_token_however_few_are_left_to_prompts() {
     let mut engine = engine(&EngineConfig { long_prefill_token_threshold: 4, ..roomy() });
     submit(&mut engine, 0, &distinct(0, 30), 4);
