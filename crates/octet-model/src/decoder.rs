@@ -9,34 +9,17 @@ use octet_backend::{
 };
 
 use crate::ModelConfig;
-use crate::weights::{Packed, PackedLayer};
+use crate::layer::Model;
+use crate::layer::attention::Attention;
+use crate::layer::mlp::Mlp;
+use crate::layer::sites::{OnDevice, Projection};
 
 /// A model's weights with the constants that go with them.
 pub(crate) struct Decoder<B: Backend> {
-    weights: Packed<B>,
+    weights: Model<OnDevice<B>>,
     attention: Vec<AttentionSpec>,
     activation: Activation,
     norm_epsilon: f32,
-}
-
-/// The products with weights of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Product {
-    /// Queries, keys and values.
-    Qkv,
-    /// Attention's output.
-    Output,
-    /// Gate and up projection.
-    GateUp,
-    /// Down projection.
-    Down,
-    /// Logits.
-    Head,
-}
-
-impl Product {
-    /// All of them, in the order of a step.
-    pub(crate) const ALL: [Self; 5] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down, Self::Head];
 }
 
 /// What the device computes with in a step.
@@ -98,31 +81,31 @@ impl<B: Backend> Workspace<B> {
 }
 
 impl<B: Backend> Workspace<B> {
-    /// Input and output of a product.
-    pub(crate) fn operands_of(&mut self, product: Product) -> (&mut B::Tensor, &mut B::Tensor) {
-        match product {
-            Product::Qkv => (&mut self.normed, &mut self.qkv),
-            Product::Output => (&mut self.attended, &mut self.residual),
-            Product::GateUp => (&mut self.normed, &mut self.gated),
-            Product::Down => (&mut self.gated, &mut self.residual),
-            Product::Head => (&mut self.gathered_normed, &mut self.logits),
+    /// Input and output of a projection.
+    pub(crate) fn operands_of(&mut self, projection: Projection) -> (&mut B::Tensor, &mut B::Tensor) {
+        match projection {
+            Projection::Qkv => (&mut self.normed, &mut self.qkv),
+            Projection::Output => (&mut self.attended, &mut self.residual),
+            Projection::GateUp => (&mut self.normed, &mut self.gated),
+            Projection::Down => (&mut self.gated, &mut self.residual),
+            Projection::Head => (&mut self.gathered_normed, &mut self.logits),
         }
     }
 
     /// The same, to look at.
-    pub(crate) fn view_of(&self, product: Product) -> (&B::Tensor, &B::Tensor) {
-        match product {
-            Product::Qkv => (&self.normed, &self.qkv),
-            Product::Output => (&self.attended, &self.residual),
-            Product::GateUp => (&self.normed, &self.gated),
-            Product::Down => (&self.gated, &self.residual),
-            Product::Head => (&self.gathered_normed, &self.logits),
+    pub(crate) fn view_of(&self, projection: Projection) -> (&B::Tensor, &B::Tensor) {
+        match projection {
+            Projection::Qkv => (&self.normed, &self.qkv),
+            Projection::Output => (&self.attended, &self.residual),
+            Projection::GateUp => (&self.normed, &self.gated),
+            Projection::Down => (&self.gated, &self.residual),
+            Projection::Head => (&self.gathered_normed, &self.logits),
         }
     }
 }
 
 impl<B: Backend> Decoder<B> {
-    pub(crate) fn new(config: &ModelConfig, weights: Packed<B>) -> Self {
+    pub(crate) fn new(config: &ModelConfig, weights: Model<OnDevice<B>>) -> Self {
         let attention = config.windows.iter().enumerate().map(|(layer, &sliding_window)| AttentionSpec {
             layer,
             query_heads: config.query_heads,
@@ -137,22 +120,9 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
-    /// The weights of a product, layer by layer.
-    pub(crate) fn weights_of(&self, product: Product) -> impl Iterator<Item = &B::Linear> {
-        let weights = &self.weights;
-        let head = weights.head.as_ref().unwrap_or(&weights.embedding);
-        let of_layer = move |layer| {
-            let layer: &PackedLayer<B> = weights.layers.get(layer)?;
-            match product {
-                Product::Qkv => Some(&layer.qkv),
-                Product::Output => Some(&layer.output),
-                Product::GateUp => Some(&layer.gate_up),
-                Product::Down => Some(&layer.down),
-                Product::Head => None,
-            }
-        };
-        let alone = (product == Product::Head).then_some(head);
-        (0..weights.layers.len()).filter_map(of_layer).chain(alone)
+    /// The weights of all projections, in the order of the list.
+    pub(crate) fn projections(&self) -> impl Iterator<Item = (Projection, &B::Linear)> {
+        self.weights.linears().into_iter().filter_map(|(projection, weight)| Some((projection?, weight)))
     }
 
     /// Computes the batch up to the last layer: `workspace.residual` holds its output.
@@ -165,8 +135,8 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<(), BackendError> {
         backend.embed(&self.weights.embedding, &mut workspace.residual)?;
         for (layer, &attention) in self.weights.layers.iter().zip(&self.attention) {
-            self.attend(backend, (layer, attention), (rope, cache), workspace)?;
-            self.feed_forward(backend, layer, workspace)?;
+            self.attend(backend, (&layer.attention, attention), (rope, cache), workspace)?;
+            self.feed_forward(backend, &layer.mlp, workspace)?;
         }
         Ok(())
     }
@@ -174,7 +144,7 @@ impl<B: Backend> Decoder<B> {
     fn attend(
         &self,
         backend: &mut B,
-        (layer, attention): (&PackedLayer<B>, AttentionSpec),
+        (layer, attention): (&Attention<OnDevice<B>>, AttentionSpec),
         (rope, cache): (&B::Rope, &mut B::KvCache),
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
@@ -206,7 +176,7 @@ impl<B: Backend> Decoder<B> {
     fn feed_forward(
         &self,
         backend: &mut B,
-        layer: &PackedLayer<B>,
+        layer: &Mlp<OnDevice<B>>,
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
         let Workspace { residual, normed, gated, .. } = workspace;
@@ -215,7 +185,7 @@ impl<B: Backend> Decoder<B> {
         backend.rms_norm(RmsNorm {
             input: residual,
             add: None,
-            weight: &layer.post_norm,
+            weight: &layer.input_norm,
             epsilon: self.norm_epsilon,
             output: normed,
         })?;
@@ -232,7 +202,7 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<(), BackendError> {
         let Workspace { residual, gathered, gathered_normed, logits, .. } = workspace;
         let rows = selection.len();
-        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
+        let head = self.weights.head();
         backend.gather_rows(selection, residual, gathered)?;
         backend.prepare_input(gathered_normed, head);
         let norm = RmsNorm {

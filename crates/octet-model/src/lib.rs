@@ -9,7 +9,7 @@
 //!
 //! 1. [`ResolvedModel::new`] finds the folder and reads the configs; a file in `families/` says in what a family
 //!    differs from plain Llama, one in `quantization/` how a layout stores FP8.
-//! 2. A plan of all tensors is made and checked against the checkpoint's headers (`weights/plan.rs`): what is missing
+//! 2. What the model consists of is a list (`layer/mod.rs`). A plan of all its tensors is made and checked against the checkpoint's headers (`weights/plan.rs`): what is missing
 //!    or has the wrong shape is named before a weight is read.
 //! 3. One thread reads, another hands each linear to the device, quantised on the way if asked for
 //!    (`weights/pack.rs`). No more than two linears are in host memory besides the packed ones.
@@ -17,7 +17,7 @@
 //!    allocated after that.
 //! 5. [`Runner`] runs steps: the one decoder (`decoder.rs`) over the flat batch, then `octet-sample` on its logits.
 //!
-//! For a device with several kernels for a product, the runner is also what a tuner drives (`tuning.rs`).
+//! For a device with several kernels for a product, the model's projections are what a tuner drives (`tuning.rs`).
 //!
 //! Nothing here prints: progress is a callback, warnings are values.
 #![forbid(unsafe_code)]
@@ -29,6 +29,7 @@ mod error;
 mod families;
 mod files;
 mod kv_scales;
+mod layer;
 mod load;
 mod memory;
 mod options;
@@ -51,4 +52,5 @@ pub use options::{KvCacheChoice, LoadFormat, LoadOptions, WeightType};
 pub use quantization::OnlineQuantization;
 pub use runner::{Runner, RunnerLimits};
 pub use source::ModelSource;
+pub use tuning::ProjectionBench;
 pub use weights::{ScaleForm, WeightForm};

@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use octet_backend::{Backend, BackendError, Batch, KvCacheSpec, SampleRow, StepKey, TokenBucket};
+use octet_backend::{
+    Backend, BackendError, Batch, BucketSet, KvCacheSpec, SampleRow, StepKey, TokenBucket, TunableBackend,
+};
 use octet_engine::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 use octet_sample::{SampleError, SampledToken, Sampler, SamplingParams, SequenceState};
 
 use crate::decoder::{Decoder, Workspace};
-use crate::tuning::TuningState;
+use crate::tuning::{ProjectionBench, TuningState};
 use crate::{ModelConfig, ModelError};
 
 /// What a runner is built for; all memory is allocated for it at once.
@@ -38,17 +40,17 @@ pub(crate) fn logit_rows(config: &ModelConfig, limits: &RunnerLimits) -> usize {
 
 /// A model on a device, ready to run steps: the engine's executor.
 pub struct Runner<B: Backend> {
-    pub(crate) backend: B,
-    pub(crate) decoder: Decoder<B>,
+    backend: B,
+    decoder: Decoder<B>,
     rope: B::Rope,
     cache: B::KvCache,
-    pub(crate) workspace: Workspace<B>,
+    workspace: Workspace<B>,
     sampling: Sampling,
     /// Rows of a step.
-    pub(crate) max_batched_tokens: usize,
+    max_batched_tokens: usize,
     /// Rows of logits computed together.
-    pub(crate) logit_rows: usize,
-    pub(crate) tuning: TuningState,
+    logit_rows: usize,
+    tuning: TuningState,
     /// Whether the device samples simple rows; asked once.
     device_samples: bool,
     device_rows: Vec<SampleRow>,
@@ -210,6 +212,23 @@ impl<B: Backend> Runner<B> {
             self.sample(&plan.outputs[piece], output)?;
         }
         Ok(())
+    }
+}
+
+impl<B: TunableBackend> Runner<B> {
+    /// The model's projections, to be tuned.
+    #[must_use]
+    pub fn projections(&mut self) -> ProjectionBench<'_, B> {
+        let rows = (self.max_batched_tokens, self.logit_rows);
+        let Self { backend, decoder, workspace, tuning, .. } = self;
+        ProjectionBench::new(backend, decoder, workspace, tuning, rows)
+    }
+
+    /// Groups of batch sizes that steps have met, of layers and of the head: they change when
+    /// [`ProjectionBench::met_problems`] does.
+    #[must_use]
+    pub fn met_buckets(&self) -> (BucketSet, BucketSet) {
+        (self.tuning.met_by_layers, self.tuning.met_by_head)
     }
 }
 

@@ -1,5 +1,5 @@
-//! A loaded model as the tuner's device: its own weights and workspace are the operands, so that tuning takes no memory
-//! and layers are read one after another, as a step reads them.
+//! A model's projections as the tuner's device: its own weights and workspace are the operands, so that tuning takes no
+//! memory and layers are read one after another, as a step reads them.
 
 use std::time::Duration;
 
@@ -7,105 +7,139 @@ use octet_backend::{
     BackendError, BucketSet, GemmDevice, GemmProblem, GemmRun, TokenBucket, TunableBackend, Validator,
 };
 
-use crate::decoder::Product;
-use crate::runner::Runner;
+use crate::decoder::{Decoder, Workspace};
+use crate::layer::sites::Projection;
 
-/// What a tuner of this model keeps between its runs.
+/// What a model's tuner keeps between its runs.
 #[derive(Debug, Default)]
 pub(crate) struct TuningState {
     /// Groups of batch sizes that layers have met.
     pub(crate) met_by_layers: BucketSet,
     /// Groups of numbers of output rows that the head has met.
     pub(crate) met_by_head: BucketSet,
-    /// Where the current problem's weights are: product and layer.
-    places: Vec<(Product, usize)>,
-    /// The last run's product.
-    last: Option<Product>,
+    /// Every kind of projection that the model has; empty until somebody tunes.
+    kinds: Vec<Kind>,
+    /// Where the current problem's weights are, by projection and position in the model's list.
+    places: Vec<(Projection, usize)>,
+    /// The last run's projection.
+    last: Option<Projection>,
     /// As many bytes of weights take turns, if there is a limit.
     rotating_bytes: Option<usize>,
     /// Memory for inputs, kept.
     inputs: Vec<f32>,
 }
 
-impl<B: TunableBackend> Runner<B> {
-    /// The products of steps of so many tokens, for each group of `layers`, and of the head for each group of `head`.
+/// Weights that are tuned together.
+#[derive(Debug)]
+struct Kind {
+    /// Their problem, for one token.
+    problem: GemmProblem,
+    projection: Projection,
+    /// Their positions in the model's list.
+    positions: Vec<usize>,
+}
+
+/// A model's projections, to be tuned.
+pub struct ProjectionBench<'a, B: TunableBackend> {
+    backend: &'a mut B,
+    decoder: &'a Decoder<B>,
+    workspace: &'a mut Workspace<B>,
+    state: &'a mut TuningState,
+    /// The most rows of a layer's projections.
+    layer_rows: usize,
+    /// The most rows of the head.
+    head_rows: usize,
+}
+
+impl<'a, B: TunableBackend> ProjectionBench<'a, B> {
+    /// The projections of a decoder, in steps of at most `layer_rows` rows, `head_rows` of which get logits together.
+    pub(crate) fn new(
+        backend: &'a mut B,
+        decoder: &'a Decoder<B>,
+        workspace: &'a mut Workspace<B>,
+        state: &'a mut TuningState,
+        (layer_rows, head_rows): (usize, usize),
+    ) -> Self {
+        let bench = Self { backend, decoder, workspace, state, layer_rows, head_rows };
+        if bench.state.kinds.is_empty() {
+            bench.state.kinds = bench.kinds();
+        }
+        bench
+    }
+
+    /// Sorts the model's weights into kinds, in the order of a step.
+    fn kinds(&self) -> Vec<Kind> {
+        let mut kinds: Vec<Kind> = Vec::new();
+        for (position, (projection, weight)) in self.decoder.projections().enumerate() {
+            let (input, output) = self.workspace.view_of(projection);
+            let problem = self.backend.gemm_problem(weight, input, output, 1);
+            match kinds.iter_mut().find(|kind| (kind.problem, kind.projection) == (problem, projection)) {
+                Some(kind) => kind.positions.push(position),
+                None => kinds.push(Kind { problem, projection, positions: vec![position] }),
+            }
+        }
+        kinds.sort_by_key(|kind| kind.projection == Projection::Head);
+        kinds
+    }
+
+    /// The problems of steps of so many tokens, for each group of `layers`, and of the head for each group of `head`.
     /// Each is there once, however many layers have it.
     #[must_use]
-    pub fn gemm_problems(&self, layers: BucketSet, head: BucketSet) -> Vec<GemmProblem> {
+    pub fn problems(&self, layers: BucketSet, head: BucketSet) -> Vec<GemmProblem> {
         let mut problems = Vec::new();
-        for product in Product::ALL {
-            let buckets = if product == Product::Head { head } else { layers };
-            let buckets = buckets.iter().filter(|bucket| self.can_have(product, *bucket));
-            for bucket in buckets {
-                for weight in self.decoder.weights_of(product) {
-                    let problem = self.problem(product, weight, bucket);
-                    if !problems.contains(&problem) {
-                        problems.push(problem);
-                    }
+        for &Kind { problem, projection, .. } in &self.state.kinds {
+            let buckets = if projection == Projection::Head { head } else { layers };
+            for bucket in buckets.iter().filter(|bucket| self.can_have(projection, *bucket)) {
+                let problem = problem.with_tokens(bucket.tokens());
+                if !problems.contains(&problem) {
+                    problems.push(problem);
                 }
             }
         }
         problems
     }
 
-    /// All products that steps of at most `tokens` tokens can have, `output_rows` of which are looked at.
+    /// All problems that steps of at most `tokens` tokens can have, `output_rows` of which are looked at.
     #[must_use]
-    pub fn possible_gemm_problems(&self, tokens: usize, output_rows: usize) -> Vec<GemmProblem> {
+    pub fn possible_problems(&self, tokens: usize, output_rows: usize) -> Vec<GemmProblem> {
         let (mut layers, mut head) = (BucketSet::default(), BucketSet::default());
         layers.extend(TokenBucket::up_to(tokens));
         head.extend(TokenBucket::up_to(output_rows.min(tokens)));
-        self.gemm_problems(layers, head)
+        self.problems(layers, head)
     }
 
-    /// The products that steps have had so far.
+    /// The problems that steps have had so far.
     #[must_use]
-    pub fn met_gemm_problems(&self) -> Vec<GemmProblem> {
-        self.gemm_problems(self.tuning.met_by_layers, self.tuning.met_by_head)
-    }
-
-    /// Groups that steps have met, of layers and of the head: they change when [`Runner::met_gemm_problems`] does.
-    #[must_use]
-    pub fn met_buckets(&self) -> (BucketSet, BucketSet) {
-        (self.tuning.met_by_layers, self.tuning.met_by_head)
+    pub fn met_problems(&self) -> Vec<GemmProblem> {
+        self.problems(self.state.met_by_layers, self.state.met_by_head)
     }
 
     /// Lets no more weights take turns than make up so many bytes, and one at least.
     pub fn set_rotating_bytes(&mut self, bytes: Option<usize>) {
-        self.tuning.rotating_bytes = bytes;
+        self.state.rotating_bytes = bytes;
     }
 
-    /// The most rows of a product.
-    fn most_rows(&self, product: Product) -> usize {
-        if product == Product::Head { self.logit_rows } else { self.max_batched_tokens }
+    fn most_rows(&self, projection: Projection) -> usize {
+        if projection == Projection::Head { self.head_rows } else { self.layer_rows }
     }
 
     /// Whether any batch of the group is small enough for the workspace.
-    fn can_have(&self, product: Product, bucket: TokenBucket) -> bool {
-        bucket <= TokenBucket::of(self.most_rows(product))
+    fn can_have(&self, projection: Projection, bucket: TokenBucket) -> bool {
+        bucket <= TokenBucket::of(self.most_rows(projection))
     }
 
     /// Rows that stand for a group: its largest batch, or the largest that there can be.
-    fn rows(&self, product: Product, problem: &GemmProblem) -> usize {
-        problem.bucket.tokens().min(self.most_rows(product))
+    fn rows(&self, projection: Projection, problem: &GemmProblem) -> usize {
+        problem.bucket.tokens().min(self.most_rows(projection))
     }
 
-    fn problem(&self, product: Product, weight: &B::Linear, bucket: TokenBucket) -> GemmProblem {
-        let (input, output) = self.workspace.view_of(product);
-        self.backend.gemm_problem(weight, input, output, bucket.tokens())
-    }
-
-    /// Where a problem's weights are.
-    fn places(&self, problem: &GemmProblem) -> Vec<(Product, usize)> {
-        let products = Product::ALL.into_iter().filter(|it| self.can_have(*it, problem.bucket));
-        let mut places = Vec::new();
-        for product in products {
-            for (layer, weight) in self.decoder.weights_of(product).enumerate() {
-                if self.problem(product, weight, problem.bucket) == *problem {
-                    places.push((product, layer));
-                }
-            }
-        }
-        places
+    /// The kinds of projection that have a problem.
+    fn kinds_of(&self, problem: &GemmProblem) -> impl Iterator<Item = &Kind> {
+        let is_it = |kind: &&Kind| {
+            kind.problem.with_tokens(problem.bucket.tokens()) == *problem
+                && self.can_have(kind.projection, problem.bucket)
+        };
+        self.state.kinds.iter().filter(is_it)
     }
 }
 
@@ -126,7 +160,7 @@ fn not_here(problem: &GemmProblem) -> BackendError {
     BackendError::Device(format!("this model has no product {problem}"))
 }
 
-impl<B: TunableBackend> GemmDevice for Runner<B> {
+impl<B: TunableBackend> GemmDevice for ProjectionBench<'_, B> {
     fn validators(&self) -> Vec<Validator> {
         self.backend.gemm_validators()
     }
@@ -136,41 +170,51 @@ impl<B: TunableBackend> GemmDevice for Runner<B> {
     }
 
     fn solutions(&self, problem: &GemmProblem) -> Vec<String> {
-        if self.places(problem).is_empty() { Vec::new() } else { self.backend.gemm_solutions(problem) }
+        if self.kinds_of(problem).next().is_none() {
+            Vec::new()
+        } else {
+            self.backend.gemm_solutions(problem)
+        }
     }
 
     fn begin(&mut self, problem: &GemmProblem) -> Result<(), BackendError> {
-        let mut places = self.places(problem);
-        if let Some(bytes) = self.tuning.rotating_bytes {
+        let places = |kind: &Kind| {
+            let projection = kind.projection;
+            kind.positions.clone().into_iter().map(move |position| (projection, position))
+        };
+        let mut places: Vec<_> = self.kinds_of(problem).flat_map(places).collect();
+        if let Some(bytes) = self.state.rotating_bytes {
             places.truncate(bytes / problem.weight_bytes().max(1) + 1);
         }
-        for product in Product::ALL {
-            if places.iter().any(|(place, _)| *place == product) {
-                let rows = self.rows(product, problem);
-                fill(&mut self.tuning.inputs, rows * problem.columns);
-                let (input, _) = self.workspace.operands_of(product);
-                self.backend.write_tensor(input, &self.tuning.inputs)?;
+        let mut filled = None;
+        for &(projection, _) in &places {
+            // Those of a kind follow each other.
+            if filled.replace(projection) != Some(projection) {
+                let rows = self.rows(projection, problem);
+                fill(&mut self.state.inputs, rows * problem.columns);
+                let (input, _) = self.workspace.operands_of(projection);
+                self.backend.write_tensor(input, &self.state.inputs)?;
             }
         }
-        self.tuning.places = places;
+        self.state.places = places;
         Ok(())
     }
 
     fn run(&mut self, problem: &GemmProblem, solution: &str, turn: usize) -> Result<Duration, BackendError> {
-        let places = &self.tuning.places;
+        let places = &self.state.places;
         let place = places.get(turn.checked_rem(places.len()).unwrap_or(0));
-        let &(product, layer) = place.ok_or_else(|| not_here(problem))?;
-        self.tuning.last = Some(product);
-        let rows = self.rows(product, problem);
-        let weight = self.decoder.weights_of(product).nth(layer).ok_or_else(|| not_here(problem))?;
-        let (input, output) = self.workspace.operands_of(product);
+        let &(projection, position) = place.ok_or_else(|| not_here(problem))?;
+        self.state.last = Some(projection);
+        let rows = self.rows(projection, problem);
+        let (_, weight) = self.decoder.projections().nth(position).ok_or_else(|| not_here(problem))?;
+        let (input, output) = self.workspace.operands_of(projection);
         self.backend.time_gemm(GemmRun { weight, solution, rows, input, output })
     }
 
     fn output(&mut self, problem: &GemmProblem) -> Result<Vec<f32>, BackendError> {
-        let product = self.tuning.last.ok_or_else(|| not_here(problem))?;
-        let rows = self.rows(product, problem);
-        let (_, output) = self.workspace.operands_of(product);
+        let projection = self.state.last.ok_or_else(|| not_here(problem))?;
+        let rows = self.rows(projection, problem);
+        let (_, output) = self.workspace.operands_of(projection);
         self.backend.read_tensor(output, rows)
     }
 
@@ -179,8 +223,8 @@ impl<B: TunableBackend> GemmDevice for Runner<B> {
     }
 
     fn floor_seconds(&mut self, problem: &GemmProblem) -> Option<f64> {
-        let &(product, _) = self.places(problem).first()?;
-        let rows = self.rows(product, problem);
+        let projection = self.kinds_of(problem).next()?.projection;
+        let rows = self.rows(projection, problem);
         self.backend.gemm_floor_seconds(problem, rows)
     }
 }

@@ -82,9 +82,9 @@ fn tune_model<B: TunableBackend>(
         let problems = ready.runner.possible_problems(tokens, sequences);
         (ready.runner, problems)
     };
-    let Some((session, device)) = runner.session() else { return Ok(()) };
+    let Some((session, mut device)) = runner.session() else { return Ok(()) };
     session.meet(&problems);
-    work_off(session, device, &problems, interrupted)
+    work_off(session, &mut device, &problems, interrupted)
 }
 
 /// Runs the beginning of a batch of `bench latency`, and returns the products that it met.
@@ -105,7 +105,7 @@ fn met_by_a_batch<B: TunableBackend>(
     let mut engine = Engine::new(ready.engine, ready.runner)?;
     let start = Instant::now();
     latency::probe(&mut engine, shape, &|| start.elapsed())?;
-    let runner = engine.into_executor();
+    let mut runner = engine.into_executor();
     let problems = runner.met_problems();
     Ok((runner, problems))
 }

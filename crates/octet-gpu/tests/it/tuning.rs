@@ -23,22 +23,22 @@ fn runner(golden: &Golden) -> Runner<GpuBackend> {
 }
 
 /// The products of batches of these sizes.
-fn problems(runner: &Runner<GpuBackend>, rows: &[usize]) -> Vec<GemmProblem> {
+fn problems(runner: &mut Runner<GpuBackend>, rows: &[usize]) -> Vec<GemmProblem> {
     let mut buckets = BucketSet::default();
     buckets.extend(rows.iter().map(|&rows| TokenBucket::of(rows)));
-    runner.gemm_problems(buckets, buckets)
+    runner.projections().problems(buckets, buckets)
 }
 
 fn tune(runner: &mut Runner<GpuBackend>, file: &Path, problems: &[GemmProblem]) {
     let limits = TuningLimits { iterations: 2, problem: Duration::from_secs(60), ..TuningLimits::default() };
     let settings = TuningSettings { limits, ..TuningSettings::default() };
     let begun = Instant::now();
-    let store = Store::open(file.to_owned(), runner.validators());
+    let store = Store::open(file.to_owned(), runner.projections().validators());
     let mut tuner = Tuner::new(store, settings, Box::new(move || begun.elapsed()));
     tuner.add(problems.iter().copied());
     let mut tuned = 0;
     while tuner.has_work() {
-        if let TunerStep::Tuned(result) = tuner.step(runner).unwrap() {
+        if let TunerStep::Tuned(result) = tuner.step(&mut runner.projections()).unwrap() {
             let refused = result.outcome.all.iter().find(|one| one.seconds.is_none());
             assert!(refused.is_none(), "every solution ran and was right: {refused:?}");
             tuned += 1;
@@ -66,7 +66,7 @@ fn results_are_found_kept_and_used_again() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("results.csv");
     let mut first = runner(&golden);
-    let all = problems(&first, &[DECODE_ROWS, 24]);
+    let all = problems(&mut first, &[DECODE_ROWS, 24]);
     assert!(all.iter().any(|problem| problem.is_gated) && all.len() > 6, "{all:?}");
     tune(&mut first, &file, &all);
     let text = fs::read_to_string(&file).unwrap();
@@ -78,13 +78,13 @@ fn results_are_found_kept_and_used_again() {
     expect_near("tuned", &golden.run(&mut first, golden.prompt.len() - 4), &golden.logits, SIXTEEN_BITS);
     // Another process with the same device.
     let mut second = runner(&golden);
-    let store = Store::open(file.clone(), second.validators());
+    let store = Store::open(file.clone(), second.projections().validators());
     assert_eq!((store.state(), store.results().len()), (&FileState::Applies, all.len()));
-    assert_eq!(apply(store.results(), &mut second).chosen, all.len());
+    assert_eq!(apply(store.results(), &mut second.projections()).chosen, all.len());
     // And one without the library, for which they do not hold.
     let blas = BlasOptions { is_off: true, ..BlasOptions::default() };
-    let third = golden.runner("gfx942", &GpuOptions { blas, ..GpuOptions::default() }, AS_STORED);
-    let store = Store::open(file, third.validators());
+    let mut third = golden.runner("gfx942", &GpuOptions { blas, ..GpuOptions::default() }, AS_STORED);
+    let store = Store::open(file, third.projections().validators());
     assert!(matches!(store.state(), FileState::Rejected(mismatch) if mismatch.key == "HIPBLASLT_VERSION"));
 }
 
@@ -95,12 +95,12 @@ fn a_new_choice_voids_recorded_steps_and_an_old_one_does_not() {
     let mut runner = runner(&golden);
     let before = decode(&mut runner, 3);
     assert_eq!(runner.backend().recorded_steps(), 1);
-    let problem = problems(&runner, &[DECODE_ROWS])[0];
-    assert!(runner.choose(&problem, "Default"));
+    let problem = problems(&mut runner, &[DECODE_ROWS])[0];
+    assert!(runner.projections().choose(&problem, "Default"));
     assert_eq!(runner.backend().recorded_steps(), 1, "that is what it was");
-    let solutions = runner.solutions(&problem);
+    let solutions = runner.projections().solutions(&problem);
     let library = solutions.iter().find(|name| name.starts_with("Gemm_Hipblaslt_")).unwrap();
-    assert!(runner.choose(&problem, library));
+    assert!(runner.projections().choose(&problem, library));
     assert_eq!(runner.backend().recorded_steps(), 0);
     // The library's product is recorded and replayed as well.
     let after = decode(&mut runner, 4);
@@ -115,7 +115,7 @@ fn results_of_pytorch_for_the_same_library_are_taken_over() {
     let mut runner = runner(&golden);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pytorch.csv");
-    let all = problems(&runner, &[24]);
+    let all = problems(&mut runner, &[24]);
     let sizes = |problem: &GemmProblem| format!("tn_{}_20_{}", problem.rows, problem.columns);
     let gated = all.iter().find(|problem| problem.is_gated).unwrap();
     let wide = all.iter().find(|problem| problem.output != problem.activation).unwrap();
@@ -128,8 +128,8 @@ fn results_of_pytorch_for_the_same_library_are_taken_over() {
         sizes(wide)
     );
     fs::write(&file, text).unwrap();
-    let (results, _) = import(&file, &runner, "hip").unwrap();
-    let over = take_over(&results, &mut runner);
+    let (results, _) = import(&file, &runner.projections(), "hip").unwrap();
+    let over = take_over(&results, &mut runner.projections());
     assert_eq!(over.taken.iter().map(|(problem, _)| *problem).collect::<Vec<_>>(), [*gated]);
     let [left] = &over.left[..] else { panic!("{over:?}") };
     assert_eq!(left.line, 7, "a solution for an output of 16 bits is none for one of 32: {left}");

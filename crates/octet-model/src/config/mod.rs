@@ -16,6 +16,8 @@ pub use overrides::ConfigOverrides;
 pub use rope::{RopeConfig, RopeScaling, Yarn};
 
 use crate::families::{self, Traits};
+use crate::layer::Model;
+use crate::layer::sites::{LinearSite, Projection};
 use crate::{ModelError, files};
 use fields::Fields;
 
@@ -185,11 +187,22 @@ impl ModelConfig {
 
     /// Number of weights, norms and biases left out, tied embeddings counted once.
     #[must_use]
-    pub const fn parameters(&self) -> usize {
-        let attention = (self.qkv_columns() + self.attention_columns()) * self.hidden;
-        let layer = attention + 3 * self.hidden * self.intermediate;
-        let tables = if self.tied_embeddings { 1 } else { 2 };
-        tables * self.vocabulary * self.hidden + self.layers * layer
+    pub fn parameters(&self) -> usize {
+        self.weights().map(|(_, count)| count).sum()
+    }
+
+    /// Those of the layers alone, each of which a token is multiplied by.
+    #[must_use]
+    pub fn layer_parameters(&self) -> usize {
+        let is_of_a_layer = |projection| !matches!(projection, None | Some(Projection::Head));
+        self.weights().filter(|&(projection, _)| is_of_a_layer(projection)).map(|(_, count)| count).sum()
+    }
+
+    /// Elements of each linear.
+    fn weights(&self) -> impl Iterator<Item = (Option<Projection>, usize)> {
+        let model = Model::of(self, false);
+        let count = |(projection, site): (_, &LinearSite)| (projection, site.rows() * site.columns);
+        model.linears().into_iter().map(count).collect::<Vec<_>>().into_iter()
     }
 }
 

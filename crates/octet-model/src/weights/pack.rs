@@ -6,25 +6,21 @@ use std::thread;
 
 use half::{bf16, f16};
 use octet_backend::{
-    Backend, BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView,
+    Backend, BackendError, DataType, InputScale, LinearPart, LinearSpec, WeightScale, WeightView,
 };
 
 use super::fetch::{Fetched, FetchedPart, PartValues, Pool, Source};
-use super::plan::{LayerPlan, LinearPlan, PartPlan, TensorPlan, WeightPlan};
+use super::plan::{LinearPlan, PartPlan, Planned, TensorPlan, WeightPlan};
 use crate::checkpoint::Bytes;
+use crate::layer::Model;
+use crate::layer::sites::{OnDevice, Projection, Walk};
 use crate::quantization::Granularity;
 use crate::{ModelError, Progress};
 
 /// A model's weights on the device.
 pub(crate) struct Packed<B: Backend> {
-    /// Token embedding, and the head too if there is no other.
-    pub(crate) embedding: B::Linear,
-    /// The head, unless tied.
-    pub(crate) head: Option<B::Linear>,
-    /// Layers, in order.
-    pub(crate) layers: Vec<PackedLayer<B>>,
-    /// `[hidden]`.
-    pub(crate) final_norm: B::Vector,
+    /// What stands at its sites.
+    pub(crate) model: Model<OnDevice<B>>,
     /// Bytes of all of it on the device.
     pub(crate) bytes: usize,
     /// How its products' weights are kept, each way once.
@@ -81,26 +77,6 @@ impl WeightForm {
     }
 }
 
-/// One layer's weights on the device.
-pub(crate) struct PackedLayer<B: Backend> {
-    /// `[hidden]`.
-    pub(crate) input_norm: B::Vector,
-    /// `[(query_heads + 2 * kv_heads) * head_dim, hidden]`.
-    pub(crate) qkv: B::Linear,
-    /// `[head_dim]`.
-    pub(crate) query_norm: Option<B::Vector>,
-    /// `[head_dim]`.
-    pub(crate) key_norm: Option<B::Vector>,
-    /// `[hidden, query_heads * head_dim]`.
-    pub(crate) output: B::Linear,
-    /// `[hidden]`.
-    pub(crate) post_norm: B::Vector,
-    /// Gate, then up: `[2 * intermediate, hidden]`.
-    pub(crate) gate_up: B::Linear,
-    /// `[hidden, intermediate]`.
-    pub(crate) down: B::Linear,
-}
-
 /// Reads and packs everything that is planned: one thread reads and quantises, ahead by one linear, another packs.
 ///
 /// The caller only reports. A device may bind the thread that calls it to a CPU, and threads inherit that: neither the
@@ -150,29 +126,13 @@ struct Packer<'a, B> {
 
 impl<'a, B: Backend> Packer<'a, B> {
     fn pack(mut self, plan: &'a WeightPlan) -> Result<Packed<B>, ModelError> {
-        let embedding = self.linear(&plan.embedding)?;
-        let head = plan.head.as_ref().map(|head| self.linear(head)).transpose()?;
-        let layers = plan.layers.iter().map(|layer| self.layer(layer)).collect::<Result<_, _>>()?;
-        let final_norm = self.vector(&plan.final_norm)?;
-        Ok(Packed { embedding, head, layers, final_norm, bytes: self.bytes, forms: self.forms })
+        let model = plan.model.walk(&mut self)?;
+        Ok(Packed { model, bytes: self.bytes, forms: self.forms })
     }
+}
 
-    fn layer(&mut self, plan: &'a LayerPlan) -> Result<PackedLayer<B>, ModelError> {
-        let qkv = self.linear(&plan.qkv)?;
-        let output = self.linear(&plan.output)?;
-        let gate_up = self.linear(&plan.gate_up)?;
-        let down = self.linear(&plan.down)?;
-        Ok(PackedLayer {
-            input_norm: self.vector(&plan.input_norm)?,
-            qkv,
-            query_norm: plan.query_norm.as_ref().map(|norm| self.vector(norm)).transpose()?,
-            key_norm: plan.key_norm.as_ref().map(|norm| self.vector(norm)).transpose()?,
-            output,
-            post_norm: self.vector(&plan.post_norm)?,
-            gate_up,
-            down,
-        })
-    }
+impl<'a, B: Backend> Walk<'a, Planned, OnDevice<B>> for Packer<'a, B> {
+    type Error = ModelError;
 
     fn vector(&mut self, plan: &TensorPlan) -> Result<B::Vector, ModelError> {
         let values = self.source.vector(plan)?;
@@ -180,8 +140,12 @@ impl<'a, B: Backend> Packer<'a, B> {
         self.backend.load_vector(&values).map_err(ModelError::backend(plan.name.clone()))
     }
 
-    /// Packs the next linear that the reader hands over, which is `plan`'s: both follow the plan's order.
-    fn linear(&mut self, plan: &'a LinearPlan) -> Result<B::Linear, ModelError> {
+    /// Packs the next linear that the reader hands over, which is `plan`'s: both walk the same list.
+    fn linear(
+        &mut self,
+        projection: Option<Projection>,
+        plan: &'a LinearPlan,
+    ) -> Result<B::Linear, ModelError> {
         let fetched = self.fetched.recv().expect("the reader sends one answer for each linear")?;
         let parts: Vec<_> =
             plan.parts.iter().zip(&fetched.parts).map(|(part, it)| view(plan, part, it)).collect();
@@ -191,7 +155,7 @@ impl<'a, B: Backend> Packer<'a, B> {
             bias: fetched.bias,
             input_scale: plan.input_scale(fetched.input_scale),
         };
-        if let (Some(part), true) = (parts.first(), plan.usage != LinearUse::Embed) {
+        if let (Some(part), Some(_)) = (parts.first(), projection) {
             let form = WeightForm::of(&spec, part);
             if !self.forms.contains(&form) {
                 self.forms.push(form);

@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use octet_backend::{DataType, InputScale, LinearUse};
 
 use crate::checkpoint::{Checkpoint, Dummy, StoredTensor, data_type, first_of};
+use crate::layer::Model;
+use crate::layer::sites::{Described, LinearSite, PartSite, Projection, Quantized, Stage, VectorSite, Walk};
 use crate::quantization::{
     ActivationScheme, Granularity, LinearScheme, OnlineQuantization, QuantizationConfig,
 };
@@ -85,30 +87,19 @@ impl LinearPlan {
     }
 }
 
-/// The tensors of one layer.
-#[derive(Clone, Debug)]
-pub(crate) struct LayerPlan {
-    pub(crate) input_norm: TensorPlan,
-    pub(crate) qkv: LinearPlan,
-    pub(crate) query_norm: Option<TensorPlan>,
-    pub(crate) key_norm: Option<TensorPlan>,
-    pub(crate) output: LinearPlan,
-    pub(crate) post_norm: TensorPlan,
-    pub(crate) gate_up: LinearPlan,
-    pub(crate) down: LinearPlan,
+/// Tensors that are planned for the sites of a model.
+#[derive(Debug)]
+pub(crate) struct Planned;
+
+impl Stage for Planned {
+    type Linear = LinearPlan;
+    type Vector = TensorPlan;
 }
 
 /// The tensors of a model.
-#[derive(Clone, Debug)]
 pub(crate) struct WeightPlan {
-    /// The embedding, which is the head too if that is tied.
-    pub(crate) embedding: LinearPlan,
-    /// The head, unless tied.
-    pub(crate) head: Option<LinearPlan>,
-    /// The layers.
-    pub(crate) layers: Vec<LayerPlan>,
-    /// The last norm.
-    pub(crate) final_norm: TensorPlan,
+    /// Those that are read.
+    pub(crate) model: Model<Planned>,
     /// Tensors that the model does not use and that change no result, unless they are of the kinds that are known to.
     pub(crate) unused: Vec<String>,
 }
@@ -133,43 +124,23 @@ impl WeightPlan {
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Self, ModelError> {
         let mut planner = Planner { config, options, checkpoint, used: HashSet::new(), missing: Vec::new() };
-        let embedding = planner.embedding()?;
-        let head = planner.head()?;
-        let layers = (0..config.layers).map(|layer| planner.layer(layer)).collect::<Result<_, _>>()?;
-        let final_norm = planner.vector("model.norm.weight".to_owned(), config.hidden)?;
+        let model = Model::of(config, options.quantize_head).walk(&mut planner)?;
         if !planner.missing.is_empty() {
             return Err(planner.missing_tensors());
         }
         let unused = planner.unused()?;
-        Ok(Self { embedding, head, layers, final_norm, unused })
+        Ok(Self { model, unused })
     }
 
-    /// All linears in the order in which they are packed: the large tables first, while memory is free.
+    /// All linears, in the order in which they are read and packed.
     pub(crate) fn linears(&self) -> impl Iterator<Item = &LinearPlan> {
-        let tables = std::iter::once(&self.embedding).chain(&self.head);
-        tables.chain(self.layers.iter().flat_map(|it| [&it.qkv, &it.output, &it.gate_up, &it.down]))
+        self.model.linears().into_iter().map(|(_, linear)| linear)
     }
 
     /// Bytes of all weights on the device, as far as element types tell; packing may round shapes up.
     pub(crate) fn device_bytes(&self) -> usize {
         self.linears().map(|linear| linear.elements() * linear.data_type.bytes()).sum()
     }
-}
-
-/// The names of a fused linear's parts and their rows.
-struct Shards<'a> {
-    /// Prefix of all names, such as `model.layers.0.self_attn`.
-    prefix: &'a str,
-    /// Name of the whole.
-    fused: &'a str,
-    /// Names and rows of the parts.
-    parts: &'a [(&'a str, usize)],
-    /// Input features.
-    columns: usize,
-    /// Whether there are biases.
-    bias: bool,
-    /// What it is for.
-    usage: LinearUse,
 }
 
 struct Planner<'a> {
@@ -180,167 +151,90 @@ struct Planner<'a> {
     missing: Vec<String>,
 }
 
-impl Planner<'_> {
-    fn embedding(&mut self) -> Result<LinearPlan, ModelError> {
-        let ModelConfig { vocabulary, hidden, tied_embeddings, .. } = *self.config;
-        let is_head = tied_embeddings && !self.options.quantize_head;
-        let usage = if is_head { LinearUse::EmbedAndMultiply } else { LinearUse::Embed };
-        let part = self.plain_part("model.embed_tokens", vocabulary, hidden)?;
-        let data_type = self.options.data_type;
-        Ok(LinearPlan {
-            name: "model.embed_tokens".to_owned(),
-            usage,
-            data_type,
-            online: None,
-            parts: vec![part],
-        })
-    }
+impl Walk<'_, Described, Planned> for Planner<'_> {
+    type Error = ModelError;
 
-    fn head(&mut self) -> Result<Option<LinearPlan>, ModelError> {
-        let ModelConfig { vocabulary, hidden, tied_embeddings, .. } = *self.config;
-        if tied_embeddings && !self.options.quantize_head {
-            return Ok(None);
-        }
-        let name = if tied_embeddings { "model.embed_tokens" } else { "lm_head" };
-        // No method quantises the head unless it stored it so.
-        let is_float8 = self
-            .stored(&format!("{name}.weight"))
-            .is_some_and(|stored| data_type(stored.element).is_some_and(DataType::is_float8));
-        let scheme = match (self.options.quantization, is_float8) {
-            (Some(quantization), true) => quantization.scheme(name, &[name.to_owned()])?,
-            _ => LinearScheme::Plain,
-        };
-        let part = self.part(name, vocabulary, hidden, scheme)?;
-        let online = if self.options.quantize_head && scheme == LinearScheme::Plain {
-            Some(self.options.online.unwrap_or(OnlineQuantization::Channel))
-        } else {
-            None
-        };
-        Ok(Some(self.linear("lm_head".to_owned(), LinearUse::Multiply, online, vec![part])))
-    }
-
-    fn layer(&mut self, layer: usize) -> Result<LayerPlan, ModelError> {
-        let ModelConfig { hidden, intermediate, query_heads, kv_heads, head_dim, traits, .. } = *self.config;
-        let prefix = format!("model.layers.{layer}");
-        let (attention, mlp) = (format!("{prefix}.self_attn"), format!("{prefix}.mlp"));
-        let (queries, keys) = (query_heads * head_dim, kv_heads * head_dim);
-        let norms = traits.query_key_norm;
-        let head_norm = |planner: &mut Self, name: &str| {
-            let name = format!("{attention}.{name}.weight");
-            if norms { planner.vector(name, head_dim).map(Some) } else { Ok(None) }
-        };
-        Ok(LayerPlan {
-            input_norm: self.vector(format!("{prefix}.input_layernorm.weight"), hidden)?,
-            query_norm: head_norm(self, "q_norm")?,
-            key_norm: head_norm(self, "k_norm")?,
-            qkv: self.fused(&Shards {
-                prefix: &attention,
-                fused: "qkv_proj",
-                parts: &[("q_proj", queries), ("k_proj", keys), ("v_proj", keys)],
-                columns: hidden,
-                bias: traits.qkv_bias,
-                usage: LinearUse::Multiply,
-            })?,
-            output: self.fused(&Shards {
-                prefix: &attention,
-                fused: "o_proj",
-                parts: &[("o_proj", hidden)],
-                columns: queries,
-                bias: traits.output_bias,
-                usage: LinearUse::Multiply,
-            })?,
-            post_norm: self.vector(format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
-            gate_up: self.fused(&Shards {
-                prefix: &mlp,
-                fused: "gate_up_proj",
-                parts: &[("gate_proj", intermediate), ("up_proj", intermediate)],
-                columns: hidden,
-                bias: traits.mlp_bias,
-                usage: LinearUse::Gated,
-            })?,
-            down: self.fused(&Shards {
-                prefix: &mlp,
-                fused: "down_proj",
-                parts: &[("down_proj", hidden)],
-                columns: intermediate,
-                bias: traits.mlp_bias,
-                usage: LinearUse::Multiply,
-            })?,
-        })
-    }
-
-    fn fused(&mut self, shards: &Shards<'_>) -> Result<LinearPlan, ModelError> {
-        let name = format!("{}.{}", shards.prefix, shards.fused);
-        let names: Vec<String> =
-            shards.parts.iter().map(|(part, _)| format!("{}.{part}", shards.prefix)).collect();
-        let scheme = match self.options.quantization {
-            Some(quantization) => quantization.scheme(&name, &names)?,
-            None => LinearScheme::Plain,
-        };
-        let mut parts = Vec::with_capacity(names.len());
-        for (part, &(_, rows)) in names.iter().zip(shards.parts) {
-            let mut plan = self.part(part, rows, shards.columns, scheme)?;
-            if shards.bias {
-                plan.bias = Some(self.vector(format!("{part}.bias"), rows)?);
+    fn linear(&mut self, _: Option<Projection>, site: &LinearSite) -> Result<LinearPlan, ModelError> {
+        let scheme = self.scheme(site)?;
+        let mut parts = Vec::with_capacity(site.parts.len());
+        for part in &site.parts {
+            let mut plan = self.part(part, site.columns, scheme)?;
+            if site.bias {
+                plan.bias = Some(self.plain_vector(format!("{}.bias", part.name), part.rows)?);
             }
             parts.push(plan);
         }
-        Ok(self.linear(name, shards.usage, self.options.online, parts))
-    }
-
-    /// Decides the element type on the device.
-    fn linear(
-        &self,
-        name: String,
-        usage: LinearUse,
-        online: Option<OnlineQuantization>,
-        parts: Vec<PartPlan>,
-    ) -> LinearPlan {
+        let PlanOptions { online, quantize_head, .. } = self.options;
+        let online = match site.quantized {
+            Quantized::Never => None,
+            Quantized::AsConfigured => online,
+            Quantized::IfStoredOrAsked if quantize_head && scheme == LinearScheme::Plain => {
+                Some(online.unwrap_or(OnlineQuantization::Channel))
+            }
+            Quantized::IfStoredOrAsked => None,
+        };
         let data_type = match parts[0].data_type {
             stored if stored.is_float8() => stored,
             _ if online.is_some() => Dummy::FLOAT8,
             _ => self.options.data_type,
         };
-        LinearPlan { name, usage, data_type, online, parts }
+        Ok(LinearPlan { name: site.name.clone(), usage: site.usage, data_type, online, parts })
+    }
+
+    fn vector(&mut self, site: &VectorSite) -> Result<TensorPlan, ModelError> {
+        self.plain_vector(site.name.clone(), site.length)
+    }
+}
+
+impl Planner<'_> {
+    /// How the checkpoint quantises a linear.
+    fn scheme(&self, site: &LinearSite) -> Result<LinearScheme, ModelError> {
+        let may_be = match site.quantized {
+            Quantized::Never => false,
+            Quantized::AsConfigured => true,
+            Quantized::IfStoredOrAsked => site.parts.iter().any(|part| self.is_float8(&part.name)),
+        };
+        let Some(quantization) = self.options.quantization.filter(|_| may_be) else {
+            return Ok(LinearScheme::Plain);
+        };
+        let names: Vec<String> = site.parts.iter().map(|part| part.name.clone()).collect();
+        quantization.scheme(&site.name, &names)
+    }
+
+    fn is_float8(&self, name: &str) -> bool {
+        let stored = self.stored(&format!("{name}.weight"));
+        stored.and_then(|stored| data_type(stored.element)).is_some_and(DataType::is_float8)
     }
 
     fn part(
         &mut self,
-        name: &str,
-        rows: usize,
+        site: &PartSite,
         columns: usize,
         scheme: LinearScheme,
     ) -> Result<PartPlan, ModelError> {
-        let LinearScheme::Float8 { granularity, activation } = scheme else {
-            return self.plain_part(name, rows, columns);
-        };
+        let PartSite { ref name, rows } = *site;
         let weight = self.tensor(format!("{name}.weight"), &[&[rows, columns]])?;
-        let data_type = self.element_type(&weight, true)?.unwrap_or(Dummy::FLOAT8);
-        let scale = self.weight_scale(name, rows, columns, granularity)?;
-        let input_scale = match activation {
-            ActivationScheme::Static => {
-                Some(self.one_of(name, &["input_scale", "act_scale", "activation_scale"], &[&[], &[1]])?)
-            }
-            ActivationScheme::Unquantized | ActivationScheme::Dynamic => None,
-        };
-        let scale = Some((scale, granularity));
-        Ok(PartPlan { weight, data_type, rows, columns, scale, input_scale, activation, bias: None })
-    }
-
-    fn plain_part(&mut self, name: &str, rows: usize, columns: usize) -> Result<PartPlan, ModelError> {
-        let weight = self.tensor(format!("{name}.weight"), &[&[rows, columns]])?;
-        let data_type = self.element_type(&weight, false)?.unwrap_or(self.options.data_type);
-        let activation = ActivationScheme::Unquantized;
-        Ok(PartPlan {
+        let is_float8 = scheme != LinearScheme::Plain;
+        let otherwise = if is_float8 { Dummy::FLOAT8 } else { self.options.data_type };
+        let mut plan = PartPlan {
+            data_type: self.element_type(&weight, is_float8)?.unwrap_or(otherwise),
             weight,
-            data_type,
             rows,
             columns,
             scale: None,
             input_scale: None,
-            activation,
+            activation: ActivationScheme::Unquantized,
             bias: None,
-        })
+        };
+        if let LinearScheme::Float8 { granularity, activation } = scheme {
+            plan.scale = Some((self.weight_scale(name, rows, columns, granularity)?, granularity));
+            plan.activation = activation;
+            if activation == ActivationScheme::Static {
+                let names = ["input_scale", "act_scale", "activation_scale"];
+                plan.input_scale = Some(self.one_of(name, &names, &[&[], &[1]])?);
+            }
+        }
+        Ok(plan)
     }
 
     /// DeepSeek's and transformers' name for the same dequantisation scale is `weight_scale_inv`.
@@ -375,7 +269,7 @@ impl Planner<'_> {
         self.tensor(found.unwrap_or_else(|| full(&names[0])), shapes)
     }
 
-    fn vector(&mut self, name: String, length: usize) -> Result<TensorPlan, ModelError> {
+    fn plain_vector(&mut self, name: String, length: usize) -> Result<TensorPlan, ModelError> {
         let plan = self.tensor(name, &[&[length]])?;
         self.element_type(&plan, false)?;
         Ok(plan)

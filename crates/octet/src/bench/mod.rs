@@ -178,12 +178,11 @@ fn sampling(seed: u64) -> SamplingParams {
 
 #[expect(clippy::cast_precision_loss, reason = "counts of parameters and bytes are far below 2^53")]
 fn work_per_step<R>(ready: &Ready<R>) -> WorkPerStep {
-    let ModelConfig { layers, hidden, intermediate, vocabulary, .. } = ready.config;
-    let attention = hidden * (ready.config.qkv_columns() + ready.config.attention_columns());
+    let ModelConfig { hidden, vocabulary, .. } = ready.config;
     WorkPerStep {
         weight_bytes: ready.step_weight_bytes as f64,
         kv_bytes_per_token: ready.plan.block_bytes as f64 / ready.plan.block_size as f64,
-        operations_per_token: (layers * (attention + 3 * hidden * intermediate)) as f64,
+        operations_per_token: ready.config.layer_parameters() as f64,
         operations_per_output: (vocabulary * hidden) as f64,
     }
 }

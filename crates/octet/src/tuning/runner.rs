@@ -3,7 +3,7 @@
 use anyhow::Result;
 use octet_backend::{BucketSet, GemmProblem, TunableBackend};
 use octet_engine::{Executor, ExecutorError, Slot, StepOutput, StepPlan};
-use octet_model::Runner;
+use octet_model::{ProjectionBench, Runner};
 use octet_sample::SamplingParams;
 
 use super::{GemmMode, GemmPlan, Session};
@@ -36,8 +36,9 @@ impl<B: TunableBackend> TunedRunner<B> {
             plan.warn(&info);
             return Ok(());
         }
-        self.runner.set_rotating_bytes(plan.rotating_bytes);
-        self.session = Some(Session::begin(plan, &info, &mut self.runner)?);
+        let mut projections = self.runner.projections();
+        projections.set_rotating_bytes(plan.rotating_bytes);
+        self.session = Some(Session::begin(plan, &info, &mut projections)?);
         Ok(())
     }
 
@@ -47,18 +48,18 @@ impl<B: TunableBackend> TunedRunner<B> {
     }
 
     /// The session and the device that it works on.
-    pub(crate) fn session(&mut self) -> Option<(&mut Session, &mut Runner<B>)> {
-        self.session.as_mut().map(|session| (session, &mut self.runner))
+    pub(crate) fn session(&mut self) -> Option<(&mut Session, ProjectionBench<'_, B>)> {
+        self.session.as_mut().map(|session| (session, self.runner.projections()))
     }
 
     /// All products that batches of at most `tokens` tokens of `sequences` sequences can have.
-    pub(crate) fn possible_problems(&self, tokens: usize, sequences: usize) -> Vec<GemmProblem> {
-        self.runner.possible_gemm_problems(tokens, sequences)
+    pub(crate) fn possible_problems(&mut self, tokens: usize, sequences: usize) -> Vec<GemmProblem> {
+        self.runner.projections().possible_problems(tokens, sequences)
     }
 
     /// The products that steps have had.
-    pub(crate) fn met_problems(&self) -> Vec<GemmProblem> {
-        self.runner.met_gemm_problems()
+    pub(crate) fn met_problems(&mut self) -> Vec<GemmProblem> {
+        self.runner.projections().met_problems()
     }
 
     /// Tunes what a server with these limits can meet: all of it now, or small batches in its idle time.
@@ -77,7 +78,7 @@ impl<B: TunableBackend> TunedRunner<B> {
         if session.plan().mode == GemmMode::Tune {
             session.show_bar();
             while session.has_work() {
-                session.step(runner)?;
+                session.step(&mut runner.projections())?;
             }
             session.summarise();
             // What is left keeps its default: a server that was asked to tune first does not tune later.
@@ -96,7 +97,7 @@ impl<B: TunableBackend> TunedRunner<B> {
         if let Some(session) = &mut self.session
             && session.plan().mode != GemmMode::Background
         {
-            session.meet(&self.runner.met_gemm_problems());
+            session.meet(&self.runner.projections().met_problems());
         }
     }
 }
@@ -121,8 +122,9 @@ impl<B: TunableBackend> Executor for TunedRunner<B> {
         if !session.has_work() {
             return Ok(false);
         }
-        let goes_on =
-            session.step(&mut self.runner).map_err(|error| ExecutorError::Failed(format!("{error:#}")))?;
+        let goes_on = session
+            .step(&mut self.runner.projections())
+            .map_err(|error| ExecutorError::Failed(format!("{error:#}")))?;
         if !goes_on {
             session.summarise();
         }

@@ -1,0 +1,54 @@
+//! Attention: queries, keys and values of the normed residual, rotation, the KV cache, the output projection.
+
+use octet_backend::LinearUse;
+
+use super::sites::{Described, Module, Projection, Stage, VectorSite, Walk};
+use crate::ModelConfig;
+
+/// The sites of a layer's attention.
+pub(crate) struct Attention<S: Stage> {
+    /// `[hidden]`.
+    pub(crate) input_norm: S::Vector,
+    /// `[head_dim]`.
+    pub(crate) query_norm: Option<S::Vector>,
+    /// `[head_dim]`.
+    pub(crate) key_norm: Option<S::Vector>,
+    /// `[(query_heads + 2 * kv_heads) * head_dim, hidden]`.
+    pub(crate) qkv: S::Linear,
+    /// `[hidden, query_heads * head_dim]`.
+    pub(crate) output: S::Linear,
+}
+
+impl Attention<Described> {
+    pub(super) fn of(config: &ModelConfig, layer: &Module) -> Self {
+        let ModelConfig { hidden, query_heads, kv_heads, head_dim, traits, .. } = *config;
+        let (queries, keys) = (query_heads * head_dim, kv_heads * head_dim);
+        let module = Module(format!("{}.self_attn", layer.0));
+        let head_norm =
+            |name| -> Option<VectorSite> { traits.query_key_norm.then(|| module.norm(name, head_dim)) };
+        let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
+        let output = [("o_proj", hidden)];
+        Self {
+            input_norm: layer.norm("input_layernorm", hidden),
+            query_norm: head_norm("q_norm"),
+            key_norm: head_norm("k_norm"),
+            qkv: module.linear("qkv_proj", &parts, hidden, LinearUse::Multiply, traits.qkv_bias),
+            output: module.linear("o_proj", &output, queries, LinearUse::Multiply, traits.output_bias),
+        }
+    }
+}
+
+impl<S: Stage> Attention<S> {
+    pub(super) fn walk<'a, T: Stage, W: Walk<'a, S, T>>(
+        &'a self,
+        walk: &mut W,
+    ) -> Result<Attention<T>, W::Error> {
+        Ok(Attention {
+            input_norm: walk.vector(&self.input_norm)?,
+            query_norm: walk.optional(self.query_norm.as_ref())?,
+            key_norm: walk.optional(self.key_norm.as_ref())?,
+            qkv: walk.linear(Some(Projection::Qkv), &self.qkv)?,
+            output: walk.linear(Some(Projection::Output), &self.output)?,
+        })
+    }
+}

@@ -1,0 +1,107 @@
+//! What a model consists of: the list of its weights' sites, and its parts, a file each.
+//!
+//! [`Model`] is generic over what stands at each site: the config describes it, the planner turns descriptions into
+//! plans, the packer plans into weights on a device, and the decoder computes with those. All of them, and whoever only
+//! looks, take the one [`Model::walk`], so that they cannot disagree on the order; and as sites are fields, a weight
+//! cannot be taken for another, nor be forgotten.
+
+pub(crate) mod attention;
+pub(crate) mod mlp;
+pub(crate) mod sites;
+
+use std::convert::Infallible;
+
+use octet_backend::LinearUse;
+
+use crate::ModelConfig;
+use attention::Attention;
+use mlp::Mlp;
+use sites::{Described, LinearSite, Module, PartSite, Projection, Quantized, Stage, Walk};
+
+/// Everything that a model has weights for.
+pub(crate) struct Model<S: Stage> {
+    /// Token embedding, and the head too if there is no other. `[vocabulary, hidden]`.
+    pub(crate) embedding: S::Linear,
+    /// The head, unless tied. `[vocabulary, hidden]`.
+    pub(crate) head: Option<S::Linear>,
+    /// Layers, in order.
+    pub(crate) layers: Vec<Layer<S>>,
+    /// `[hidden]`.
+    pub(crate) final_norm: S::Vector,
+}
+
+/// What a layer has weights for.
+pub(crate) struct Layer<S: Stage> {
+    pub(crate) attention: Attention<S>,
+    pub(crate) mlp: Mlp<S>,
+}
+
+impl Model<Described> {
+    /// The list for a config. A head of its own is one that is not tied, or that is quantised apart from the embedding.
+    pub(crate) fn of(config: &ModelConfig, quantize_head: bool) -> Self {
+        const EMBEDDING: &str = "model.embed_tokens";
+        let ModelConfig { vocabulary: rows, hidden: columns, tied_embeddings, .. } = *config;
+        let table = |name: &str, part: &str, usage, quantized| {
+            let parts = vec![PartSite { name: part.to_owned(), rows }];
+            LinearSite { name: name.to_owned(), parts, columns, bias: false, usage, quantized }
+        };
+        let is_head = tied_embeddings && !quantize_head;
+        let usage = if is_head { LinearUse::EmbedAndMultiply } else { LinearUse::Embed };
+        let head = if tied_embeddings { EMBEDDING } else { "lm_head" };
+        let layer = |layer| {
+            let module = Module(format!("model.layers.{layer}"));
+            Layer { attention: Attention::of(config, &module), mlp: Mlp::of(config, &module) }
+        };
+        Self {
+            embedding: table(EMBEDDING, EMBEDDING, usage, Quantized::Never),
+            head: (!is_head).then(|| table("lm_head", head, LinearUse::Multiply, Quantized::IfStoredOrAsked)),
+            layers: (0..config.layers).map(layer).collect(),
+            final_norm: Module("model".to_owned()).norm("norm", columns),
+        }
+    }
+}
+
+impl<S: Stage> Model<S> {
+    /// Takes what stands at each site to the next stage. The large tables come first, while memory is free.
+    pub(crate) fn walk<'a, T: Stage, W: Walk<'a, S, T>>(
+        &'a self,
+        walk: &mut W,
+    ) -> Result<Model<T>, W::Error> {
+        let embeds_only = self.head.is_some();
+        let embedding = walk.linear((!embeds_only).then_some(Projection::Head), &self.embedding)?;
+        let head = self.head.as_ref().map(|head| walk.linear(Some(Projection::Head), head)).transpose()?;
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            layers.push(Layer { attention: layer.attention.walk(walk)?, mlp: layer.mlp.walk(walk)? });
+        }
+        Ok(Model { embedding, head, layers, final_norm: walk.vector(&self.final_norm)? })
+    }
+
+    /// All linears, in the order of the walk, with what they multiply in a step.
+    pub(crate) fn linears(&self) -> Vec<(Option<Projection>, &S::Linear)> {
+        let mut linears = Linears(Vec::new());
+        let Ok(_) = self.walk::<(), _>(&mut linears);
+        linears.0
+    }
+
+    /// What computes the logits.
+    pub(crate) fn head(&self) -> &S::Linear {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+}
+
+/// A walk that collects linears.
+struct Linears<'a, L>(Vec<(Option<Projection>, &'a L)>);
+
+impl<'a, S: Stage> Walk<'a, S, ()> for Linears<'a, S::Linear> {
+    type Error = Infallible;
+
+    fn linear(&mut self, projection: Option<Projection>, from: &'a S::Linear) -> Result<(), Infallible> {
+        self.0.push((projection, from));
+        Ok(())
+    }
+
+    fn vector(&mut self, _: &'a S::Vector) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
