@@ -94,18 +94,45 @@ pub struct AttentionSpec {
     pub sliding_window: Option<usize>,
 }
 
-/// Operands of [`Backend::rms_norm`].
-pub struct RmsNorm<'a, B: Backend> {
-    /// `[rows, columns]`; when `add` is set it receives the sum before it is normalised.
-    pub input: &'a mut B::Tensor,
-    /// Added to `input` first, if any: the residual form.
-    pub add: Option<&'a B::Tensor>,
+/// An RMS norm: `x / sqrt(mean(x²) + epsilon) * weight`, row by row, in 32-bit.
+pub struct Norm<'a, B: Backend> {
     /// `[columns]`.
     pub weight: &'a B::Vector,
     /// Added to the mean square.
     pub epsilon: f32,
+}
+
+impl<B: Backend> Clone for Norm<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Norm<'_, B> {}
+
+/// Operands of [`Backend::rms_norm`].
+pub struct RmsNorm<'a, B: Backend> {
+    /// `[rows, columns]`.
+    pub input: &'a B::Tensor,
+    /// What is done to each row.
+    pub norm: Norm<'a, B>,
     /// `[rows, columns]`.
     pub output: &'a mut B::Tensor,
+}
+
+/// Operands of [`Backend::join`].
+pub struct Join<'a, B: Backend> {
+    /// `[rows, columns]`, in 32 bits; receives the sum.
+    pub residual: &'a mut B::Tensor,
+    /// `[rows, columns]`: what the branch's last projection wrote.
+    pub branch: &'a B::Tensor,
+    /// The norm of the branch before it is added, as Gemma 2 and OLMo 2 have it.
+    pub post_norm: Option<Norm<'a, B>>,
+    /// Factor on the branch, after its norm; usually 1.
+    pub scale: f32,
+    /// The norm of the sum that the next projection reads, and where it goes `[rows, columns]`. Together with the sum
+    /// it costs no pass over memory of its own.
+    pub next: Option<(Norm<'a, B>, &'a mut B::Tensor)>,
 }
 
 /// Operands of [`Backend::rotary_and_cache`].
@@ -221,7 +248,7 @@ pub trait Backend: Sized + Send + 'static {
     /// A batch larger than the workspace.
     fn begin_step(&mut self, batch: &Batch) -> Result<(), BackendError>;
 
-    /// Says which linear reads `tensor` next, before the operation that writes it (a norm or a gated linear). A device
+    /// Says which linear reads `tensor` next, before the operation that writes it (a norm, a join or a gated linear). A device
     /// that multiplies FP8 then writes the tensor quantised as that linear wants its input, until it is told otherwise;
     /// no other operation may read it. Devices that multiply wide numbers have nothing to do.
     fn prepare_input(&mut self, tensor: &mut Self::Tensor, reader: &Self::Linear) {
@@ -249,13 +276,20 @@ pub trait Backend: Sized + Send + 'static {
     /// Of the device.
     fn embed(&mut self, table: &Self::Linear, output: &mut Self::Tensor) -> Result<(), BackendError>;
 
-    /// `output = input / sqrt(mean(input²) + epsilon) * weight`, row by row, in 32-bit.
+    /// `output = norm(input)`.
     ///
     /// # Errors
     /// Of the device.
     fn rms_norm(&mut self, operands: RmsNorm<'_, Self>) -> Result<(), BackendError>;
 
-    /// `output [rows, out] = input [rows, in] · weightᵀ + bias`, added to what `output` holds if `accumulate`.
+    /// `residual += scale * post_norm(branch)`, and then `output = next(residual)`: the end of a branch and the beginning
+    /// of the next one.
+    ///
+    /// # Errors
+    /// Of the device.
+    fn join(&mut self, operands: Join<'_, Self>) -> Result<(), BackendError>;
+
+    /// `output [rows, out] = input [rows, in] · weightᵀ + bias`.
     ///
     /// # Errors
     /// Of the device.
@@ -264,7 +298,6 @@ pub trait Backend: Sized + Send + 'static {
         weight: &Self::Linear,
         input: &Self::Tensor,
         output: &mut Self::Tensor,
-        accumulate: bool,
     ) -> Result<(), BackendError>;
 
     /// `output [rows, out] = activation(gate(input)) * up(input)` for a weight loaded as
@@ -314,8 +347,8 @@ pub trait Backend: Sized + Send + 'static {
         output: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
-    /// As [`Backend::rms_norm`] followed by [`Backend::linear`], but on the first `rows` gathered rows instead of the
-    /// batch's: the final norm and the head. `logits [rows, vocabulary]`, `scratch` of `hidden`'s shape.
+    /// As [`Backend::rms_norm`] followed by [`Backend::linear`] on its output, but for the first `rows` gathered rows
+    /// instead of the batch's: the final norm and the head. `logits [rows, vocabulary]`.
     ///
     /// # Errors
     /// Of the device.

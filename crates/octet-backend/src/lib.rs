@@ -34,8 +34,8 @@ mod kv_cache;
 mod linear;
 
 pub use backend::{
-    Activation, AttentionSpec, Backend, DeviceInfo, DeviceMemory, RmsNorm, RopeSpec, RotaryAndCache,
-    SampleRow, TensorRole, TensorSpec, check_operand,
+    Activation, AttentionSpec, Backend, DeviceInfo, DeviceMemory, Join, Norm, RmsNorm, RopeSpec,
+    RotaryAndCache, SampleRow, TensorRole, TensorSpec, check_operand,
 };
 pub use batch::{Batch, BatchSequence, StepKey};
 pub use data_type::DataType;

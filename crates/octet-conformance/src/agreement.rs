@@ -1,6 +1,6 @@
 //! Two backends that must give the same to the bit: one with fewer workers and one with more.
 
-use octet_backend::{Activation, Backend, DataType, KvScale, LinearUse};
+use octet_backend::{Activation, Backend, DataType, KvScale, LinearUse, TensorRole};
 use octet_float8::Float8Format;
 
 use crate::attention::ragged;
@@ -31,8 +31,8 @@ pub fn agreement<A: Backend, B: Backend>(first: &mut A, second: &mut B) {
             let linear = of(LinearUse::Multiply);
             let (one, other) = (linear.load(first), linear.load(second));
             let features = (517, 262);
-            let expected = multiply(first, &one, features, &input, None);
-            let values = &multiply(second, &other, features, &input, None);
+            let expected = multiply(first, &one, features, &input, TensorRole::Activation);
+            let values = &multiply(second, &other, features, &input, TensorRole::Activation);
             Found { what: &what, columns: features.1, values }.is_to_the_bit(&expected);
             let linear = of(LinearUse::Gated);
             let (one, other) = (linear.load(first), linear.load(second));

@@ -5,7 +5,7 @@
 //! Where the input is itself a result of the device (a norm, a gate), a value may fall between two codes otherwise than
 //! the reference's; what the device wrote is then held to half a code's step, and the product to what it wrote.
 
-use octet_backend::{Activation, Backend, DataType, InputScale, LinearUse, RmsNorm, TensorRole};
+use octet_backend::{Activation, Backend, DataType, InputScale, Join, LinearUse, Norm, RmsNorm, TensorRole};
 use octet_float8::scale::{quantize_rows, quantize_with_scale};
 use octet_float8::{E4M3, Float8Format};
 use octet_reference::ReferenceBackend;
@@ -87,7 +87,8 @@ pub fn float8_inputs<B: Backend>(backend: &mut B) {
     }
     for scale in [InputScale::Dynamic, InputScale::Static(0.0625)] {
         for columns in [80, 517, 1536] {
-            normed(backend, &mut random, columns, scale);
+            normed(backend, &mut random, columns, scale, false);
+            normed(backend, &mut random, columns, scale, true);
             gated(backend, &mut random, columns, scale);
         }
     }
@@ -104,9 +105,8 @@ fn expect_products<B: Backend>(
     let (products, magnitudes) = expected_products(linear, input);
     let weight = linear.load_with(backend, scale);
     for rows in ROWS {
-        // Into the residual, which keeps 32 bits.
-        let held = vec![0.0; rows * shape.1];
-        let output = multiply(backend, &weight, shape, &wide[..rows * shape.0], Some(&held));
+        // As logits, which keep 32 bits.
+        let output = multiply(backend, &weight, shape, &wide[..rows * shape.0], TensorRole::Logits);
         let what = format!("{rows} rows of a {what}");
         let found = Found { what: &what, columns: shape.1, values: &output };
         found.is_near(&products[..rows * shape.1], |index| sum_error(shape.0) * f64::from(magnitudes[index]));
@@ -128,8 +128,8 @@ fn read_and_multiply<B: Backend>(
     let rows = ROWS[1];
     let means = read(backend, written, rows);
     let features = reader.rows();
-    let mut output = filled(backend, TensorRole::Residual, features, &vec![0.0; rows * features]);
-    backend.linear(weight, written, &mut output, true).expect("a linear");
+    let mut output = undefined(backend, TensorRole::Logits, rows, features);
+    backend.linear(weight, written, &mut output).expect("a linear");
     let (products, magnitudes) = expected_products(reader, &means);
     let products_of = format!("product of a {what}");
     let output = read(backend, &output, rows);
@@ -138,16 +138,17 @@ fn read_and_multiply<B: Backend>(
     means
 }
 
-/// A norm that writes what a linear of FP8 inputs reads.
-fn normed<B: Backend>(backend: &mut B, random: &mut Random, columns: usize, scale: InputScale) {
+/// A norm that writes what a linear of FP8 inputs reads, alone or as the end of a join.
+fn normed<B: Backend>(backend: &mut B, random: &mut Random, columns: usize, scale: InputScale, joins: bool) {
     let rows = ROWS[1];
-    let what = format!("norm of {columns} columns, inputs {scale:?}");
+    let what = format!("norm of {columns} columns, inputs {scale:?}, in a join {joins}");
     let input = rows_of_magnitudes(random, columns)[..rows * columns].to_vec();
     let norm = random.bells(columns);
+    let branch = joins.then(|| random.bells_in(DataType::BF16, rows * columns));
     let reader = some_linear(random, ScaleKind::Channel, (columns, 24));
-    let (expected, _) = norm_of(&mut ReferenceBackend::new(), &input, &norm, None);
+    let (expected, _) = norm_of(&mut ReferenceBackend::new(), (&input, branch.as_deref()), &norm, None);
     let weight = reader.load_with(backend, scale);
-    let (_, output) = norm_of(backend, &input, &norm, Some(&weight));
+    let (_, output) = norm_of(backend, (&input, branch.as_deref()), &norm, Some(&weight));
     let means = read_and_multiply(backend, (&reader, &weight), &output, &what);
     let (oracle, scales) = quantised(&expected, columns, scale);
     let found = Found { what: &what, columns, values: &means };
@@ -162,7 +163,7 @@ fn normed<B: Backend>(backend: &mut B, random: &mut Random, columns: usize, scal
 
 fn norm_of<B: Backend>(
     backend: &mut B,
-    input: &[f32],
+    (input, branch): (&[f32], Option<&[f32]>),
     norm: &[f32],
     reader: Option<&B::Linear>,
 ) -> (Vec<f32>, B::Tensor) {
@@ -175,9 +176,16 @@ fn norm_of<B: Backend>(
         backend.prepare_input(&mut output, reader);
     }
     begin_rows(backend, rows);
-    let operands =
-        RmsNorm { input: &mut input, add: None, weight: &weight, epsilon: 1e-5, output: &mut output };
-    backend.rms_norm(operands).expect("a norm");
+    let norm = Norm { weight: &weight, epsilon: 1e-5 };
+    match branch {
+        None => backend.rms_norm(RmsNorm { input: &input, norm, output: &mut output }).expect("a norm"),
+        Some(branch) => {
+            let branch = filled(backend, TensorRole::Activation, columns, branch);
+            let next = Some((norm, &mut output));
+            let join = Join { residual: &mut input, branch: &branch, post_norm: None, scale: 1.0, next };
+            backend.join(join).expect("a join");
+        }
+    }
     (read(backend, &output, rows), output)
 }
 

@@ -47,7 +47,7 @@ pub use float8_inputs::float8_inputs;
 pub use gated::gated_linear;
 pub use linear::{kept_weights, linear, linear_invariance};
 pub use logits::logits;
-pub use norm::rms_norm;
+pub use norm::{join, rms_norm};
 pub use rotary::rotary;
 pub use sample::{sample, sample_vocabulary};
 
@@ -85,10 +85,11 @@ impl Claims {
 /// # Panics
 /// Where the backend and the reference disagree.
 pub fn all<B: Backend>(claims: &Claims, make: impl Fn() -> B) {
-    let parts: [fn(&Claims, &mut B); 13] = [
+    let parts: [fn(&Claims, &mut B); 14] = [
         kept_weights,
         embed,
         rms_norm,
+        join,
         linear,
         linear_invariance,
         gated_linear,

@@ -15,22 +15,19 @@ use crate::{Claims, WIDE_TYPES};
 const SHAPES: [(usize, usize); 8] =
     [(16, 16), (80, 96), (96, 80), (33, 517), (517, 35), (768, 130), (2048, 24), (24, 1000)];
 
-/// Multiplies `input [rows, in]` and returns `[rows, out]`. With `held`, the output holds that first and accumulates.
+/// Multiplies `input [rows, in]` and returns `[rows, out]`, as they are kept in a tensor of this role.
 pub(crate) fn multiply<B: Backend>(
     backend: &mut B,
     weight: &B::Linear,
     features: (usize, usize),
     input: &[f32],
-    held: Option<&[f32]>,
+    role: TensorRole,
 ) -> Vec<f32> {
     let rows = input.len() / features.0;
     let input = filled(backend, TensorRole::Activation, features.0, input);
-    let mut output = match held {
-        Some(held) => filled(backend, TensorRole::Residual, features.1, held),
-        None => undefined(backend, TensorRole::Activation, rows, features.1),
-    };
+    let mut output = undefined(backend, role, rows, features.1);
     begin_rows(backend, rows);
-    backend.linear(weight, &input, &mut output, held.is_some()).expect("a linear");
+    backend.linear(weight, &input, &mut output).expect("a linear");
     read(backend, &output, rows)
 }
 
@@ -39,10 +36,10 @@ pub(crate) fn expected_products(linear: &HostLinear, input: &[f32]) -> (Vec<f32>
     let mut reference = ReferenceBackend::new();
     let features = (linear.columns(), linear.rows());
     let weight = linear.load(&mut reference);
-    let products = multiply(&mut reference, &weight, features, input, None);
+    let products = multiply(&mut reference, &weight, features, input, TensorRole::Activation);
     let absolute: Vec<f32> = input.iter().map(|value| value.abs()).collect();
     let weight = linear.absolute().load(&mut reference);
-    (products, multiply(&mut reference, &weight, features, &absolute, None))
+    (products, multiply(&mut reference, &weight, features, &absolute, TensorRole::Activation))
 }
 
 /// A linear of this shape: some as three fused parts with a bias, as a model's queries, keys and values are.
@@ -62,7 +59,7 @@ fn some_linear(
     }
 }
 
-/// `linear` against the reference: all types and scales, odd shapes, fused parts, bias, accumulation.
+/// `linear` against the reference: all types and scales, odd shapes, fused parts, bias, wide outputs.
 ///
 /// # Panics
 /// Where they disagree.
@@ -78,19 +75,18 @@ pub fn linear<B: Backend>(claims: &Claims, backend: &mut B) {
             let weight = linear.load(backend);
             for rows in ROWS {
                 let what = format!("linear of {rows} rows, {shape:?} features, {kind:?}");
-                let output = multiply(backend, &weight, shape, &input[..rows * shape.0], None);
+                let output =
+                    multiply(backend, &weight, shape, &input[..rows * shape.0], TensorRole::Activation);
                 let found = Found { what: &what, columns: shape.1, values: &output };
                 found.is_near(&products[..rows * shape.1], |index| {
                     sum_error(shape.0) * f64::from(magnitudes[index])
                 });
             }
-            let held = random.bells(5 * shape.1);
-            let output = multiply(backend, &weight, shape, &input[..5 * shape.0], Some(&held));
-            let sums: Vec<f32> = held.iter().zip(&products).map(|(held, product)| held + product).collect();
-            let what = format!("accumulating linear of 5 rows, {shape:?} features, {kind:?}");
-            Found { what: &what, columns: shape.1, values: &output }.is_near(&sums, |index| {
-                sum_error(shape.0) * f64::from(magnitudes[index] + held[index].abs())
-            });
+            // As a head's.
+            let output = multiply(backend, &weight, shape, &input[..5 * shape.0], TensorRole::Logits);
+            let what = format!("logits of 5 rows, {shape:?} features, {kind:?}");
+            Found { what: &what, columns: shape.1, values: &output }
+                .is_near(&products[..5 * shape.1], |index| sum_error(shape.0) * f64::from(magnitudes[index]));
         }
     }
 }
@@ -146,9 +142,9 @@ fn expect_kept<B: Backend>(claims: &Claims, backend: &mut B, linear: &HostLinear
     one_hot.iter_mut().step_by(features.0 + 1).for_each(|value| *value = 1.0);
     let mut reference = ReferenceBackend::new();
     let weight = linear.load(&mut reference);
-    let expected = multiply(&mut reference, &weight, features, &one_hot, None);
+    let expected = multiply(&mut reference, &weight, features, &one_hot, TensorRole::Activation);
     let weight = linear.load(backend);
-    let output = multiply(backend, &weight, features, &one_hot, None);
+    let output = multiply(backend, &weight, features, &one_hot, TensorRole::Activation);
     let found = Found { what, columns: features.1, values: &output };
     if claims.activation_type == DataType::F32 || linear.target != DataType::F32 {
         found.is_exactly(&expected);
@@ -177,11 +173,12 @@ pub fn linear_invariance<B: Backend>(claims: &Claims, backend: &mut B) {
             let linear = some_linear(&mut random, kind, shape);
             let weight = linear.load(backend);
             let input = random.bells(MOST_ROWS * shape.0);
-            let whole = multiply(backend, &weight, shape, &input, None);
+            let whole = multiply(backend, &weight, shape, &input, TensorRole::Activation);
             for rows in ROWS {
                 // Ends of the batch, so that each row also meets other tiles than before.
                 let skipped = MOST_ROWS - rows;
-                let output = multiply(backend, &weight, shape, &input[skipped * shape.0..], None);
+                let output =
+                    multiply(backend, &weight, shape, &input[skipped * shape.0..], TensorRole::Activation);
                 let what = format!("the last {rows} of {MOST_ROWS} rows, {shape:?} features, {kind:?}");
                 let found = Found { what: &what, columns: shape.1, values: &output };
                 found.is_to_the_bit(&whole[skipped * shape.1..]);

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use octet_backend::{Backend, Batch, DataType, LinearUse, RmsNorm, TensorRole};
+use octet_backend::{Backend, Batch, DataType, LinearUse, Norm, RmsNorm, TensorRole};
 use octet_reference::ReferenceBackend;
 
 use crate::Claims;
@@ -47,7 +47,7 @@ impl Case {
         backend.gather_rows(selection, &hidden, &mut gathered).expect("rows to gather");
         let gathered_rows = read(backend, &gathered, rows);
         let operands =
-            RmsNorm { input: &mut gathered, add: None, weight: &weight, epsilon: 1e-5, output: &mut norms };
+            RmsNorm { input: &gathered, norm: Norm { weight: &weight, epsilon: 1e-5 }, output: &mut norms };
         backend.logits(rows, operands, &head, &mut logits).expect("logits");
         let visited = Mutex::new(Vec::new());
         let visit = |row: usize, logits: &mut [f32]| {

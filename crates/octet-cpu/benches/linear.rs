@@ -153,7 +153,7 @@ fn times(
         if gated {
             backend.gated_linear(weight, Activation::Silu, input, output).expect("the product is made");
         } else {
-            backend.linear(weight, input, output, false).expect("the product is made");
+            backend.linear(weight, input, output).expect("the product is made");
         }
         times.push(start.elapsed().as_secs_f64());
         if times.len() > 2 && begin.elapsed().as_millis() > 500 {

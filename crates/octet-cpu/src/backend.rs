@@ -4,8 +4,8 @@ use std::fs;
 use std::ops::Range;
 
 use octet_backend::{
-    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
-    LinearPart, LinearSpec, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec, check_operand,
+    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Join,
+    KvCacheSpec, LinearPart, LinearSpec, Norm, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec, check_operand,
 };
 
 use crate::isa::Isa;
@@ -13,7 +13,7 @@ use crate::kernels::attention::{Attention, AttentionCall};
 use crate::kernels::cache::CpuKvCache;
 use crate::kernels::embed::embed;
 use crate::kernels::linear::{self, LinearContext, LinearScratch, PackedLinear, Schedule};
-use crate::kernels::norm::{NormOperands, rms_norm};
+use crate::kernels::norm::{self, JoinOperands, NormOf, NormOperands};
 use crate::kernels::rotary::{RopeTable, RotaryOperands, rotary_and_cache};
 use crate::kernels::rows::SharedRows;
 use crate::kernels::{for_rows, storage};
@@ -95,6 +95,11 @@ pub struct CpuBackend {
     pub(crate) floor: Option<Floor>,
 }
 
+/// Weight and epsilon.
+fn norm_of<'a>(norm: Norm<'a, CpuBackend>) -> NormOf<'a> {
+    (&norm.weight.0, norm.epsilon)
+}
+
 impl CpuBackend {
     /// Starts the workers and chooses the instruction set.
     ///
@@ -147,21 +152,12 @@ impl CpuBackend {
 
     /// Normalises the first `rows` rows.
     fn normalise(&self, rows: usize, operands: RmsNorm<'_, Self>) {
-        let RmsNorm { input, add, weight, epsilon, output } = operands;
-        let columns = weight.0.len();
+        let RmsNorm { input, norm, output } = operands;
+        let columns = norm.weight.0.len();
         input.check("the norm's input", rows, columns);
         output.check("the norm's output", rows, columns);
-        if let Some(add) = add {
-            add.check("what the norm adds", rows, columns);
-        }
-        let operands = NormOperands {
-            input: &mut input.values,
-            add: add.map(|add| &*add.values),
-            weight: &weight.0,
-            epsilon,
-            output: &mut output.values,
-        };
-        rms_norm(&self.pool, self.isa, rows, operands);
+        let operands = NormOperands { input: &input.values, norm: norm_of(norm), output: &mut output.values };
+        norm::rms_norm(&self.pool, self.isa, rows, operands);
     }
 
     /// Multiplies the first `rows` rows.
@@ -171,14 +167,13 @@ impl CpuBackend {
         weight: &CpuLinear,
         input: &CpuTensor,
         output: &mut CpuTensor,
-        accumulate: bool,
     ) -> Result<(), BackendError> {
         let schedule = self.choices.get(weight.1, rows);
         let weight = &weight.0;
         input.check("the linear's input", rows, weight.columns());
         output.check("the linear's output", rows, weight.output_columns());
         let (input, output) = (&input.values, &mut output.values);
-        linear::linear(&mut self.linear_context(schedule), weight, input, rows, output, accumulate)
+        linear::linear(&mut self.linear_context(schedule), weight, input, rows, output)
     }
 
     /// Holds queries, keys and values to the cache that they meet, and the batch's blocks too.
@@ -288,14 +283,36 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn join(&mut self, operands: Join<'_, Self>) -> Result<(), BackendError> {
+        let Join { residual, branch, post_norm, scale, mut next } = operands;
+        let (rows, columns) = (self.batch.rows(), residual.columns);
+        residual.check("the residual", rows, columns);
+        branch.check("the branch", rows, columns);
+        for norm in post_norm.iter().chain(next.iter().map(|(norm, _)| norm)) {
+            check_operand("a join's norm", [1, norm.weight.0.len()], 1, columns);
+        }
+        if let Some((_, output)) = &next {
+            output.check("the norm's output", rows, columns);
+        }
+        let operands = JoinOperands {
+            columns,
+            residual: &mut residual.values,
+            branch: &branch.values,
+            post_norm: post_norm.map(norm_of),
+            scale,
+            next: next.as_mut().map(|(norm, output)| (norm_of(*norm), &mut *output.values)),
+        };
+        norm::join(&self.pool, self.isa, rows, operands);
+        Ok(())
+    }
+
     fn linear(
         &mut self,
         weight: &CpuLinear,
         input: &CpuTensor,
         output: &mut CpuTensor,
-        accumulate: bool,
     ) -> Result<(), BackendError> {
-        self.multiply(self.batch.rows(), weight, input, output, accumulate)
+        self.multiply(self.batch.rows(), weight, input, output)
     }
 
     fn gated_linear(
@@ -390,9 +407,9 @@ impl Backend for CpuBackend {
         head: &CpuLinear,
         logits: &mut CpuTensor,
     ) -> Result<(), BackendError> {
-        let RmsNorm { input, add, weight, epsilon, output } = norm;
-        self.normalise(rows, RmsNorm { input, add, weight, epsilon, output: &mut *output });
-        self.multiply(rows, head, output, logits, false)
+        let RmsNorm { input, norm, output } = norm;
+        self.normalise(rows, RmsNorm { input, norm, output: &mut *output });
+        self.multiply(rows, head, output, logits)
     }
 
     fn copy_blocks(&mut self, cache: &mut CpuKvCache, pairs: &[(u32, u32)]) -> Result<(), BackendError> {

@@ -133,7 +133,7 @@ impl TunableBackend for CpuBackend {
         if problem.is_gated {
             linear::gated_linear(&mut context, packed, Activation::Silu, input, rows, output)?;
         } else {
-            linear::linear(&mut context, packed, input, rows, output, false)?;
+            linear::linear(&mut context, packed, input, rows, output)?;
         }
         Ok(start.elapsed())
     }

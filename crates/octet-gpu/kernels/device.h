@@ -308,3 +308,41 @@ DEVICE void store_four(void* base, u64 index, u32 type, const Four& four) {
         *(FourCodes*)((u16*)base + index) = codes;
     }
 }
+
+struct JoinOperands {
+    void* residual;
+    const void* branch;
+    const float* post_weight; // of the branch's own norm, or null
+    u32 residual_type, branch_type, stride;
+    float inverse_columns, post_epsilon, scale;
+};
+
+// residual += scale * post_norm(branch) for the row that begins at `row`; this thread's part of the sum's squares.
+DEVICE float join_row(const JoinOperands& p, u64 row, float* scratch) {
+    float factor = 1.0f;
+    if (p.post_weight) {
+        float squares = 0.0f;
+        for (u32 column = thread_index() * 4; column < p.stride; column += THREADS * 4) {
+            Four branch = load_four(p.branch, row + column, p.branch_type);
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) squares = multiply_add(branch.value[i], branch.value[i], squares);
+        }
+        factor = reciprocal_root(block_sum(squares, scratch) * p.inverse_columns + p.post_epsilon);
+    }
+    float squares = 0.0f;
+    for (u32 column = thread_index() * 4; column < p.stride; column += THREADS * 4) {
+        Four sum = load_four(p.residual, row + column, p.residual_type), branch = load_four(p.branch, row + column, p.branch_type);
+        if (p.post_weight) {
+            Four weight = load_four(p.post_weight, column, TYPE_F32);
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) branch.value[i] = branch.value[i] * factor * weight.value[i];
+        }
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            sum.value[i] = multiply_add(branch.value[i], p.scale, sum.value[i]);
+            squares = multiply_add(sum.value[i], sum.value[i], squares);
+        }
+        store_four(p.residual, row + column, p.residual_type, sum);
+    }
+    return squares;
+}

@@ -18,7 +18,6 @@ struct LinearParams {
     void* output;
     u32 rows, features, k; // k is padded
     u32 input_stride, output_stride, output_type;
-    u32 accumulate;
     u32 groups, group_columns;
     const float* input_scales; // [rows] of inputs in FP8, or null
 };
@@ -57,7 +56,6 @@ DEVICE void store_output(const LinearParams& p, u32 row, u32 feature, float valu
     if (!GROUPED && p.scales) value *= p.scales[feature];
     if (p.bias) value += p.bias[feature];
     u64 index = (u64)row * p.output_stride + feature;
-    if (p.accumulate) value += load_activation(p.output, index, p.output_type);
     store_activation(p.output, index, p.output_type, value);
 }
 

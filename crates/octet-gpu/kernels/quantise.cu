@@ -72,11 +72,10 @@ KERNEL(quantise_rows, THREADS, QuantiseParams) {
 }
 
 struct NormFloat8Params {
-    void* input;
-    const void* add;
+    const void* input;
     const float* weight;
     QuantiseTarget target;
-    u32 input_type, add_type;
+    u32 input_type;
     u32 stride;
     float inverse_columns, epsilon;
 };
@@ -103,18 +102,30 @@ KERNEL(rms_norm_float8, THREADS, NormFloat8Params) {
     float squares = 0.0f;
     for (u32 column = thread_index() * 4; column < p.stride; column += THREADS * 4) {
         Four four = load_four(p.input, start + column, p.input_type);
-        if (p.add) {
-            Four more = load_four(p.add, start + column, p.add_type);
-#pragma unroll
-            for (u32 i = 0; i < 4; i++) four.value[i] += more.value[i];
-            store_four(p.input, start + column, p.input_type, four);
-        }
 #pragma unroll
         for (u32 i = 0; i < 4; i++) squares = multiply_add(four.value[i], four.value[i], squares);
     }
     float factor = reciprocal_root(block_sum(squares, scratch[0]) * p.inverse_columns + p.epsilon);
     NormedRow row = {p.input, p.weight, start, p.input_type, p.stride, factor};
     quantise(p.target, row, scratch[1]);
+}
+
+struct JoinFloat8Params {
+    JoinOperands join;
+    const float* weight;
+    QuantiseTarget target;
+    float epsilon;
+};
+
+// As `join` in rows.cu.
+KERNEL(join_float8, THREADS, JoinFloat8Params) {
+    SHARED float scratch[3][WAVES];
+    const JoinOperands& operands = p.join;
+    u64 start = (u64)block_x() * operands.stride;
+    float squares = join_row(operands, start, scratch[0]);
+    float factor = reciprocal_root(block_sum(squares, scratch[1]) * operands.inverse_columns + p.epsilon);
+    NormedRow row = {operands.residual, p.weight, start, operands.residual_type, operands.stride, factor};
+    quantise(p.target, row, scratch[2]);
 }
 
 struct GateFloat8Params {

@@ -4,39 +4,55 @@
 // over it, so that all loads are of four elements.
 
 struct NormParams {
-    void* input;
-    const void* add;
+    const void* input;
     const float* weight;
     void* output;
-    u32 input_type, add_type, output_type;
+    u32 input_type, output_type;
     u32 stride;
     float inverse_columns, epsilon;
 };
 
-// output = (input + add) / sqrt(mean of squares + epsilon) * weight; input keeps the sum. One block a row.
+// The row that `factor` normalises, into the output.
+DEVICE void store_normed(const void* input, u32 input_type, const float* weight, float factor, void* output, u32 output_type, u64 row, u32 stride) {
+    for (u32 column = thread_index() * 4; column < stride; column += THREADS * 4) {
+        Four values = load_four(input, row + column, input_type), weights = load_four(weight, column, TYPE_F32);
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) values.value[i] = values.value[i] * factor * weights.value[i];
+        store_four(output, row + column, output_type, values);
+    }
+}
+
+// output = input / sqrt(mean of squares + epsilon) * weight. One block a row.
 KERNEL(rms_norm, THREADS, NormParams) {
     SHARED float scratch[WAVES];
     u64 row = (u64)block_x() * p.stride;
     float squares = 0.0f;
     for (u32 column = thread_index() * 4; column < p.stride; column += THREADS * 4) {
         Four four = load_four(p.input, row + column, p.input_type);
-        if (p.add) {
-            Four more = load_four(p.add, row + column, p.add_type);
-#pragma unroll
-            for (u32 i = 0; i < 4; i++) four.value[i] += more.value[i];
-            store_four(p.input, row + column, p.input_type, four);
-        }
 #pragma unroll
         for (u32 i = 0; i < 4; i++) squares = multiply_add(four.value[i], four.value[i], squares);
     }
     float factor = reciprocal_root(block_sum(squares, scratch) * p.inverse_columns + p.epsilon);
-    for (u32 column = thread_index() * 4; column < p.stride; column += THREADS * 4) {
-        Four four = load_four(p.input, row + column, p.input_type);
-        Four weight = load_four(p.weight, column, TYPE_F32);
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) four.value[i] = four.value[i] * factor * weight.value[i];
-        store_four(p.output, row + column, p.output_type, four);
-    }
+    store_normed(p.input, p.input_type, p.weight, factor, p.output, p.output_type, row, p.stride);
+}
+
+struct JoinParams {
+    JoinOperands join;
+    const float* weight; // of the next norm, or null
+    void* output;
+    u32 output_type;
+    float epsilon;
+};
+
+// residual += scale * post_norm(branch); output = norm(residual). One block a row.
+KERNEL(join, THREADS, JoinParams) {
+    SHARED float scratch[2][WAVES];
+    const JoinOperands& operands = p.join;
+    u64 row = (u64)block_x() * operands.stride;
+    float squares = join_row(operands, row, scratch[0]);
+    if (!p.weight) return;
+    float factor = reciprocal_root(block_sum(squares, scratch[1]) * operands.inverse_columns + p.epsilon);
+    store_normed(operands.residual, operands.residual_type, p.weight, factor, p.output, p.output_type, row, operands.stride);
 }
 
 struct GateParams {

@@ -5,14 +5,15 @@
 use std::ops::Range;
 
 use octet_backend::{
-    Activation, AttentionSpec, Backend, BackendError, RmsNorm, RotaryAndCache, TensorRole, TensorSpec,
+    Activation, AttentionSpec, Backend, BackendError, Join, Norm, RmsNorm, RotaryAndCache, TensorRole,
+    TensorSpec,
 };
 
 use crate::ModelConfig;
-use crate::layer::Model;
 use crate::layer::attention::Attention;
 use crate::layer::mlp::Mlp;
 use crate::layer::sites::{OnDevice, Projection};
+use crate::layer::{Layer, Model};
 
 /// A model's weights with the constants that go with them.
 pub(crate) struct Decoder<B: Backend> {
@@ -34,6 +35,8 @@ pub(crate) struct Workspace<B: Backend> {
     attended: B::Tensor,
     /// `[tokens, intermediate]`.
     gated: B::Tensor,
+    /// `[tokens, hidden]`: what a part of a layer gives, before it joins the residual.
+    branch: B::Tensor,
     /// `[logit rows, hidden]`.
     gathered: B::Tensor,
     /// `[logit rows, hidden]`.
@@ -43,7 +46,7 @@ pub(crate) struct Workspace<B: Backend> {
 }
 
 /// The workspace's tensors, in the order of its fields.
-pub(crate) fn workspace_specs(config: &ModelConfig, tokens: usize, logit_rows: usize) -> [TensorSpec; 8] {
+pub(crate) fn workspace_specs(config: &ModelConfig, tokens: usize, logit_rows: usize) -> [TensorSpec; 9] {
     let spec = |role, rows, columns| TensorSpec { role, rows, columns };
     [
         spec(TensorRole::Residual, tokens, config.hidden),
@@ -51,6 +54,7 @@ pub(crate) fn workspace_specs(config: &ModelConfig, tokens: usize, logit_rows: u
         spec(TensorRole::Activation, tokens, config.qkv_columns()),
         spec(TensorRole::Activation, tokens, config.attention_columns()),
         spec(TensorRole::Activation, tokens, config.intermediate),
+        spec(TensorRole::Activation, tokens, config.hidden),
         spec(TensorRole::Residual, logit_rows, config.hidden),
         spec(TensorRole::Activation, logit_rows, config.hidden),
         spec(TensorRole::Logits, logit_rows, config.vocabulary),
@@ -73,6 +77,7 @@ impl<B: Backend> Workspace<B> {
             qkv: next()?,
             attended: next()?,
             gated: next()?,
+            branch: next()?,
             gathered: next()?,
             gathered_normed: next()?,
             logits: next()?,
@@ -85,9 +90,9 @@ impl<B: Backend> Workspace<B> {
     pub(crate) fn operands_of(&mut self, projection: Projection) -> (&mut B::Tensor, &mut B::Tensor) {
         match projection {
             Projection::Qkv => (&mut self.normed, &mut self.qkv),
-            Projection::Output => (&mut self.attended, &mut self.residual),
+            Projection::Output => (&mut self.attended, &mut self.branch),
             Projection::GateUp => (&mut self.normed, &mut self.gated),
-            Projection::Down => (&mut self.gated, &mut self.residual),
+            Projection::Down => (&mut self.gated, &mut self.branch),
             Projection::Head => (&mut self.gathered_normed, &mut self.logits),
         }
     }
@@ -96,9 +101,9 @@ impl<B: Backend> Workspace<B> {
     pub(crate) fn view_of(&self, projection: Projection) -> (&B::Tensor, &B::Tensor) {
         match projection {
             Projection::Qkv => (&self.normed, &self.qkv),
-            Projection::Output => (&self.attended, &self.residual),
+            Projection::Output => (&self.attended, &self.branch),
             Projection::GateUp => (&self.normed, &self.gated),
-            Projection::Down => (&self.gated, &self.residual),
+            Projection::Down => (&self.gated, &self.branch),
             Projection::Head => (&self.gathered_normed, &self.logits),
         }
     }
@@ -133,14 +138,36 @@ impl<B: Backend> Decoder<B> {
         cache: &mut B::KvCache,
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
+        let layers = &self.weights.layers;
         backend.embed(&self.weights.embedding, &mut workspace.residual)?;
-        for (layer, &attention) in self.weights.layers.iter().zip(&self.attention) {
+        if let Some(first) = layers.first() {
+            let Workspace { residual, normed, .. } = &mut *workspace;
+            let Opening { norm, reader } = self.opening_of_attention(first);
+            backend.prepare_input(normed, reader);
+            backend.rms_norm(RmsNorm { input: residual, norm, output: normed })?;
+        }
+        for (index, (layer, &attention)) in layers.iter().zip(&self.attention).enumerate() {
             self.attend(backend, (&layer.attention, attention), (rope, cache), workspace)?;
+            join(backend, workspace, Some(self.opening_of_mlp(layer)))?;
             self.feed_forward(backend, &layer.mlp, workspace)?;
+            join(backend, workspace, layers.get(index + 1).map(|next| self.opening_of_attention(next)))?;
         }
         Ok(())
     }
 
+    fn norm<'a>(&self, weight: &'a B::Vector) -> Norm<'a, B> {
+        Norm { weight, epsilon: self.norm_epsilon }
+    }
+
+    fn opening_of_attention<'a>(&self, layer: &'a Layer<OnDevice<B>>) -> Opening<'a, B> {
+        Opening { norm: self.norm(&layer.attention.input_norm), reader: &layer.attention.qkv }
+    }
+
+    fn opening_of_mlp<'a>(&self, layer: &'a Layer<OnDevice<B>>) -> Opening<'a, B> {
+        Opening { norm: self.norm(&layer.mlp.input_norm), reader: &layer.mlp.gate_up }
+    }
+
+    /// From the normed residual to the branch.
     fn attend(
         &self,
         backend: &mut B,
@@ -148,16 +175,8 @@ impl<B: Backend> Decoder<B> {
         (rope, cache): (&B::Rope, &mut B::KvCache),
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
-        let Workspace { residual, normed, qkv, attended, .. } = workspace;
-        backend.prepare_input(normed, &layer.qkv);
-        backend.rms_norm(RmsNorm {
-            input: residual,
-            add: None,
-            weight: &layer.input_norm,
-            epsilon: self.norm_epsilon,
-            output: normed,
-        })?;
-        backend.linear(&layer.qkv, normed, qkv, false)?;
+        let Workspace { normed, qkv, attended, branch, .. } = workspace;
+        backend.linear(&layer.qkv, normed, qkv)?;
         backend.rotary_and_cache(
             attention,
             RotaryAndCache {
@@ -170,27 +189,20 @@ impl<B: Backend> Decoder<B> {
             },
         )?;
         backend.attention(attention, qkv, cache, attended)?;
-        backend.linear(&layer.output, attended, residual, true)
+        backend.linear(&layer.output, attended, branch)
     }
 
+    /// From the normed residual to the branch.
     fn feed_forward(
         &self,
         backend: &mut B,
         layer: &Mlp<OnDevice<B>>,
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
-        let Workspace { residual, normed, gated, .. } = workspace;
-        backend.prepare_input(normed, &layer.gate_up);
+        let Workspace { normed, gated, branch, .. } = workspace;
         backend.prepare_input(gated, &layer.down);
-        backend.rms_norm(RmsNorm {
-            input: residual,
-            add: None,
-            weight: &layer.input_norm,
-            epsilon: self.norm_epsilon,
-            output: normed,
-        })?;
         backend.gated_linear(&layer.gate_up, self.activation, normed, gated)?;
-        backend.linear(&layer.down, gated, residual, true)
+        backend.linear(&layer.down, gated, branch)
     }
 
     /// Computes the logits of a part of the batch's output rows.
@@ -205,13 +217,28 @@ impl<B: Backend> Decoder<B> {
         let head = self.weights.head();
         backend.gather_rows(selection, residual, gathered)?;
         backend.prepare_input(gathered_normed, head);
-        let norm = RmsNorm {
-            input: gathered,
-            add: None,
-            weight: &self.weights.final_norm,
-            epsilon: self.norm_epsilon,
-            output: gathered_normed,
-        };
+        let norm =
+            RmsNorm { input: gathered, norm: self.norm(&self.weights.final_norm), output: gathered_normed };
         backend.logits(rows, norm, head, logits)
     }
+}
+
+/// What a part of a layer begins with: the norm of the residual, and the linear that reads it.
+struct Opening<'a, B: Backend> {
+    norm: Norm<'a, B>,
+    reader: &'a B::Linear,
+}
+
+/// Adds the branch to the residual, and opens the next part, if there is one.
+fn join<B: Backend>(
+    backend: &mut B,
+    workspace: &mut Workspace<B>,
+    next: Option<Opening<'_, B>>,
+) -> Result<(), BackendError> {
+    let Workspace { residual, normed, branch, .. } = workspace;
+    if let Some(next) = &next {
+        backend.prepare_input(normed, next.reader);
+    }
+    let next = next.map(|next| (next.norm, normed));
+    backend.join(Join { residual, branch, post_norm: None, scale: 1.0, next })
 }

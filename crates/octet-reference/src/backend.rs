@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use octet_backend::{
-    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
-    LinearPart, LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec, check_operand,
+    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Join,
+    KvCacheSpec, LinearPart, LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec,
+    check_operand,
 };
 use octet_float8::Float8Format;
 
@@ -63,18 +64,10 @@ impl ReferenceBackend {
     }
 
     fn normalise(rows: usize, operands: RmsNorm<'_, Self>) {
-        let RmsNorm { input, add, weight, epsilon, output } = operands;
+        let RmsNorm { input, norm: Norm { weight, epsilon }, output } = operands;
         input.check("the norm's input", rows, weight.len());
         output.check("the norm's output", rows, weight.len());
-        if let Some(add) = add {
-            add.check("what the norm adds", rows, weight.len());
-        }
         for row in 0..rows {
-            if let Some(add) = add {
-                for (sum, value) in input.row_mut(row).iter_mut().zip(add.row(row)) {
-                    *sum += value;
-                }
-            }
             attention::rms_norm(input.row(row), weight, epsilon, output.row_mut(row));
         }
     }
@@ -84,7 +77,6 @@ impl ReferenceBackend {
         weight: &ReferenceLinear,
         input: &ReferenceTensor,
         output: &mut ReferenceTensor,
-        accumulate: bool,
     ) {
         assert!(
             matches!(weight.usage, LinearUse::Multiply | LinearUse::EmbedAndMultiply),
@@ -97,8 +89,7 @@ impl ReferenceBackend {
             let input = weight.as_read(input.row(row));
             for column in 0..weight.rows {
                 let product = dot(&input, weight.row(column)) + weight.bias_of(column);
-                let held = &mut output.row_mut(row)[column];
-                *held = if accumulate { (f64::from(*held) + product) as f32 } else { product as f32 };
+                output.row_mut(row)[column] = product as f32;
             }
         }
     }
@@ -213,14 +204,37 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
+    fn join(&mut self, operands: Join<'_, Self>) -> Result<(), BackendError> {
+        let Join { residual, branch, post_norm, scale, next } = operands;
+        let (rows, columns) = (self.batch.rows(), residual.columns);
+        branch.check("the branch", rows, columns);
+        residual.check("the residual", rows, branch.columns);
+        let mut normed = vec![0.0; columns];
+        for row in 0..rows {
+            let branch = match post_norm {
+                Some(Norm { weight, epsilon }) => {
+                    attention::rms_norm(branch.row(row), weight, epsilon, &mut normed);
+                    &normed
+                }
+                None => branch.row(row),
+            };
+            for (sum, &value) in residual.row_mut(row).iter_mut().zip(branch) {
+                *sum = (f64::from(*sum) + f64::from(scale) * f64::from(value)) as f32;
+            }
+        }
+        if let Some((norm, output)) = next {
+            Self::normalise(rows, RmsNorm { input: residual, norm, output });
+        }
+        Ok(())
+    }
+
     fn linear(
         &mut self,
         weight: &ReferenceLinear,
         input: &ReferenceTensor,
         output: &mut ReferenceTensor,
-        accumulate: bool,
     ) -> Result<(), BackendError> {
-        Self::multiply(self.batch.rows(), weight, input, output, accumulate);
+        Self::multiply(self.batch.rows(), weight, input, output);
         Ok(())
     }
 
@@ -298,9 +312,9 @@ impl Backend for ReferenceBackend {
         head: &ReferenceLinear,
         logits: &mut ReferenceTensor,
     ) -> Result<(), BackendError> {
-        let RmsNorm { input, add, weight, epsilon, output } = norm;
-        Self::normalise(rows, RmsNorm { input, add, weight, epsilon, output });
-        Self::multiply(rows, head, output, logits, false);
+        let RmsNorm { input, norm, output } = norm;
+        Self::normalise(rows, RmsNorm { input, norm, output });
+        Self::multiply(rows, head, output, logits);
         Ok(())
     }
 

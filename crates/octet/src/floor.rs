@@ -111,7 +111,7 @@ fn products_per_second<B: Backend>(device: &mut B, side: usize) -> Result<f64, B
     for _ in 0..ROUNDS {
         let begun = Instant::now();
         for _ in 0..PRODUCTS {
-            device.linear(&weight, &input, &mut output, false)?;
+            device.linear(&weight, &input, &mut output)?;
         }
         // Reading waits for what was started.
         device.read_tensor(&output, 1)?;

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use octet_backend::{
-    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
-    KvScale, LinearPart, LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, TensorRole, TensorSpec,
-    WeightScale,
+    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Join,
+    KvCacheSpec, KvScale, LinearPart, LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache,
+    TensorRole, TensorSpec, WeightScale,
 };
 use octet_conformance::Claims;
 use octet_float8::Float8Format;
@@ -20,7 +20,8 @@ enum Fault {
     /// The last column of a linear's input does not count.
     LastProductLost,
     BiasForgotten,
-    AccumulationForgotten,
+    PostNormForgotten,
+    FactorForgotten,
     /// More than sixteen rows are multiplied with bf16 inputs, as another kernel might.
     OtherKernelForManyRows,
     /// What is to be kept as f16 is kept as bf16.
@@ -91,11 +92,18 @@ impl Broken {
     }
 
     fn norm<'a>(&self, operands: RmsNorm<'a, Self>) -> RmsNorm<'a, ReferenceBackend> {
-        let RmsNorm { input, add, weight, epsilon, output } = operands;
-        let add = add.filter(|_| !self.has(Fault::ResidualForgotten));
-        let epsilon = if self.has(Fault::EpsilonForgotten) { 0.0 } else { epsilon };
-        RmsNorm { input, add, weight, epsilon, output }
+        let RmsNorm { input, norm, output } = operands;
+        let mut norm = plain(norm);
+        if self.has(Fault::EpsilonForgotten) {
+            norm.epsilon = 0.0;
+        }
+        RmsNorm { input, norm, output }
     }
+}
+
+/// The same norm, for the backend inside.
+fn plain<'a>(norm: Norm<'a, Broken>) -> Norm<'a, ReferenceBackend> {
+    Norm { weight: norm.weight, epsilon: norm.epsilon }
 }
 
 impl Backend for Broken {
@@ -202,11 +210,24 @@ impl Backend for Broken {
         weight: &ReferenceLinear,
         input: &ReferenceTensor,
         output: &mut ReferenceTensor,
-        accumulate: bool,
     ) -> Result<(), BackendError> {
         let input = self.changed_input(input)?;
-        let accumulate = accumulate && !self.has(Fault::AccumulationForgotten);
-        self.inner.linear(weight, &input, output, accumulate)
+        self.inner.linear(weight, &input, output)
+    }
+
+    fn join(&mut self, operands: Join<'_, Self>) -> Result<(), BackendError> {
+        let Join { residual, branch, post_norm, scale, next } = operands;
+        if self.has(Fault::ResidualForgotten) {
+            let columns = self.inner.read_tensor(residual, 1)?.len();
+            self.inner.write_tensor(residual, &vec![0.0; columns])?;
+        }
+        self.inner.join(Join {
+            residual,
+            branch,
+            post_norm: post_norm.filter(|_| !self.has(Fault::PostNormForgotten)).map(plain),
+            scale: if self.has(Fault::FactorForgotten) { 1.0 } else { scale },
+            next: next.map(|(norm, output)| (plain(norm), output)),
+        })
     }
 
     fn gated_linear(
@@ -302,17 +323,18 @@ fn complains(part: Part, fault: Fault) -> bool {
 
 #[test]
 fn every_fault_is_found() {
-    let faults: [(Fault, Part); 21] = [
+    let faults: [(Fault, Part); 22] = [
         (Fault::LastProductLost, octet_conformance::linear),
         (Fault::BiasForgotten, octet_conformance::linear),
-        (Fault::AccumulationForgotten, octet_conformance::linear),
         (Fault::OtherKernelForManyRows, octet_conformance::linear_invariance),
         (Fault::OtherTypeKept, octet_conformance::kept_weights),
         (Fault::FirstScaleForAllRows, octet_conformance::kept_weights),
         (Fault::GateAndUpSwapped, octet_conformance::gated_linear),
         (Fault::OtherActivation, octet_conformance::gated_linear),
         (Fault::EpsilonForgotten, octet_conformance::rms_norm),
-        (Fault::ResidualForgotten, octet_conformance::rms_norm),
+        (Fault::ResidualForgotten, octet_conformance::join),
+        (Fault::PostNormForgotten, octet_conformance::join),
+        (Fault::FactorForgotten, octet_conformance::join),
         (Fault::KeyNormForgotten, octet_conformance::rotary),
         (Fault::RotationWithoutMagnitude, octet_conformance::rotary),
         (Fault::WindowOneTooLong, octet_conformance::attention),

@@ -55,6 +55,7 @@ conformance_on_each!(
     kept_weights,
     embed,
     rms_norm,
+    join,
     linear,
     linear_invariance,
     gated_linear,

@@ -5,7 +5,7 @@ macro_rules! conformance {
     ($claims:expr, $backend:expr) => {
         conformance!(
             $claims, $backend;
-            kept_weights, embed, rms_norm, linear, linear_invariance, gated_linear, rotary, stored_values, attention,
+            kept_weights, embed, rms_norm, join, linear, linear_invariance, gated_linear, rotary, stored_values, attention,
             attention_invariance, copied_blocks, logits, errors
         );
     };

@@ -137,7 +137,7 @@ fn run_stored<K: Storage>(pool: &Pool, isa: Isa, operands: RotaryOperands<'_>) {
         for (index, head) in turned.chunks_exact_mut(head_dim).enumerate() {
             if let Some(weight) = if index < query_heads { query_norm } else { key_norm } {
                 let values = head.as_mut_ptr();
-                isa.run(NormRow { input: values, add: None, weight, epsilon, output: values });
+                isa.run(NormRow { input: values, weight, epsilon, output: values });
             }
             isa.run(Rotate { head, cosines, sines });
         }

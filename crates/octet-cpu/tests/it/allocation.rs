@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use octet_backend::{
     Activation, AttentionSpec, Backend as _, BackendError, Batch, DataType, KvCacheSpec, KvScale, LinearPart,
-    LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, StepKey, TensorRole, TensorSpec, WeightScale,
-    WeightView,
+    LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache, StepKey, TensorRole, TensorSpec,
+    WeightScale, WeightView,
 };
 use octet_cpu::{CpuBackend, CpuKvCache, CpuLinear, CpuRope, CpuTensor, CpuVector, Isa};
 
@@ -128,9 +128,9 @@ impl Decoder {
         backend.run_step(StepKey::of(batch), &mut |backend| {
             backend.embed(table, hidden)?;
             let operands =
-                RmsNorm { input: &mut *hidden, add: None, weight: norm, epsilon: 1e-5, output: &mut *normed };
+                RmsNorm { input: &*hidden, norm: Norm { weight: norm, epsilon: 1e-5 }, output: &mut *normed };
             backend.rms_norm(operands)?;
-            backend.linear(qkv, normed, projected, false)?;
+            backend.linear(qkv, normed, projected)?;
             let operands = RotaryAndCache {
                 qkv: &mut *projected,
                 query_norm: None,
@@ -144,10 +144,8 @@ impl Decoder {
             backend.gated_linear(gate_up, Activation::Silu, attended, hidden)?;
             backend.gather_rows(0..batch.output_rows.len(), hidden, normed)?;
             let operands = RmsNorm {
-                input: &mut *normed,
-                add: None,
-                weight: norm,
-                epsilon: 1e-5,
+                input: &*normed,
+                norm: Norm { weight: norm, epsilon: 1e-5 },
                 output: &mut *attended,
             };
             backend.logits(batch.output_rows.len(), operands, table, logits)?;

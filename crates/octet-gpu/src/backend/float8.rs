@@ -72,6 +72,7 @@ pub(super) fn input_scale(
 /// The kernels of `quantise.cu`.
 pub(super) struct Float8Kernels {
     pub(super) rms_norm: Function,
+    pub(super) join: Function,
     pub(super) gate: Function,
     quantise_rows: Function,
 }
@@ -80,6 +81,7 @@ impl Float8Kernels {
     pub(super) fn of(module: &Module) -> Result<Self, GpuError> {
         Ok(Self {
             rms_norm: module.function("rms_norm_float8")?,
+            join: module.function("join_float8")?,
             gate: module.function("gate_float8")?,
             quantise_rows: module.function("quantise_rows")?,
         })

@@ -117,7 +117,6 @@ pub(super) struct ProductRun<'a> {
     pub(super) input: (LinearInput, ElementType),
     /// `[rows, features]`: address, stride and type.
     pub(super) target: (u64, usize, ElementType),
-    pub(super) accumulate: bool,
 }
 
 /// All products, and the library if there is one.

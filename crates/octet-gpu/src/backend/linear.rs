@@ -245,7 +245,6 @@ impl GpuLinear {
             bias: address(&self.bias),
             weight_scales: address(&self.scales),
             input_scales,
-            accumulate: run.accumulate,
         }
     }
 
@@ -256,7 +255,7 @@ impl GpuLinear {
         kernel: Kernel,
         run: &ProductRun<'_>,
     ) -> Result<(), BackendError> {
-        let &ProductRun { rows, input: (input, input_type), accumulate, .. } = run;
+        let &ProductRun { rows, input: (input, input_type), .. } = run;
         let (output, output_stride, output_type) = run.target;
         let Some(kernels) = &self.kernels else {
             panic!("a weight loaded as {:?} cannot be multiplied by", self.usage);
@@ -279,7 +278,6 @@ impl GpuLinear {
             input_stride: size(input_stride),
             output_stride: size(output_stride),
             output_type: output_type as u32,
-            accumulate: u32::from(accumulate),
             groups: size(self.groups),
             group_columns: size(self.group_columns),
             input_scales,

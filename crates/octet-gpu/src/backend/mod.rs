@@ -20,9 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use octet_backend::{
-    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, KvCacheSpec,
-    LinearPart, LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, SampleRow, StepKey, TensorRole,
-    TensorSpec,
+    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Join,
+    KvCacheSpec, LinearPart, LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache, SampleRow,
+    StepKey, TensorRole, TensorSpec, check_operand,
 };
 use octet_float8::Float8Format;
 
@@ -89,6 +89,7 @@ pub struct GpuVector {
 /// The kernels of `rows.cu`.
 struct RowKernels {
     rms_norm: Function,
+    join: Function,
     gate: Function,
     embed: Function,
     gather_rows: Function,
@@ -99,6 +100,7 @@ impl RowKernels {
     fn of(module: &Module) -> Result<Self, GpuError> {
         Ok(Self {
             rms_norm: module.function("rms_norm")?,
+            join: module.function("join")?,
             gate: module.function("gate")?,
             embed: module.function("embed")?,
             gather_rows: module.function("gather_rows")?,
@@ -240,22 +242,17 @@ impl GpuBackend {
     }
 
     fn normalise(&self, rows: usize, operands: &mut RmsNorm<'_, Self>) -> Result<(), BackendError> {
-        let RmsNorm { input, add, weight, epsilon, output } = operands;
+        let RmsNorm { input, norm: Norm { weight, epsilon }, output } = operands;
         let columns = weight.columns;
         input.check("the norm's input", rows, columns);
         output.check("the norm's output", rows, columns);
-        if let Some(add) = add {
-            add.check("what the norm adds", rows, columns);
-        }
         if let (Some(target), Some(kernels)) = (output.begin_write(), &self.float8) {
             let kernels = kernels.get()?;
             let parameters = parameters::NormFloat8 {
                 input: input.address(),
-                add: add.map_or(0, GpuTensor::address),
                 weight: weight.buffer.address(),
                 target,
                 input_type: input.data_type as u32,
-                add_type: add.map_or(0, |add| add.data_type as u32),
                 stride: size(input.stride),
                 inverse_columns: 1.0 / columns as f32,
                 epsilon: *epsilon,
@@ -266,11 +263,9 @@ impl GpuBackend {
         }
         let parameters = parameters::Norm {
             input: input.address(),
-            add: add.map_or(0, GpuTensor::address),
             weight: weight.buffer.address(),
             output: output.address(),
             input_type: input.data_type as u32,
-            add_type: add.map_or(0, |add| add.data_type as u32),
             output_type: output.data_type as u32,
             stride: size(input.stride),
             inverse_columns: 1.0 / columns as f32,
@@ -281,13 +276,54 @@ impl GpuBackend {
         Ok(())
     }
 
+    fn join_rows(&self, rows: usize, operands: Join<'_, Self>) -> Result<(), BackendError> {
+        let Join { residual, branch, post_norm, scale, next } = operands;
+        let columns = residual.columns;
+        residual.check("the residual", rows, columns);
+        branch.check("the branch", rows, columns);
+        for norm in post_norm.iter().chain(next.iter().map(|(norm, _)| norm)) {
+            check_operand("a join's norm", [1, norm.weight.columns], 1, columns);
+        }
+        residual.host_step = None;
+        let join = parameters::JoinOperands {
+            residual: residual.address(),
+            branch: branch.address(),
+            post_weight: post_norm.map_or(0, |norm| norm.weight.buffer.address()),
+            residual_type: residual.data_type as u32,
+            branch_type: branch.data_type as u32,
+            stride: size(residual.stride),
+            inverse_columns: 1.0 / columns as f32,
+            post_epsilon: post_norm.map_or(0.0, |norm| norm.epsilon),
+            scale,
+        };
+        let Some((norm, output)) = next else {
+            let parameters = parameters::Join { join, weight: 0, output: 0, output_type: 0, epsilon: 0.0 };
+            // SAFETY: the parameters are the kernel's, shapes were checked, strides follow from columns; without a
+            // weight there is no output.
+            unsafe { self.rows.join.launch(&self.stream, [rows, 1, 1], &parameters)? };
+            return Ok(());
+        };
+        output.check("the norm's output", rows, columns);
+        let (weight, epsilon) = (norm.weight.buffer.address(), norm.epsilon);
+        if let (Some(target), Some(kernels)) = (output.begin_write(), &self.float8) {
+            let parameters = parameters::JoinFloat8 { join, weight, target, epsilon };
+            // SAFETY: as above; codes of a row are no longer than its elements of 16 bits.
+            unsafe { kernels.get()?.join.launch(&self.stream, [rows, 1, 1], &parameters)? };
+            return Ok(());
+        }
+        let (output, output_type) = (output.address(), output.data_type as u32);
+        let parameters = parameters::Join { join, weight, output, output_type, epsilon };
+        // SAFETY: as above.
+        unsafe { self.rows.join.launch(&self.stream, [rows, 1, 1], &parameters)? };
+        Ok(())
+    }
+
     fn multiply(
         &mut self,
         rows: usize,
         weight: &GpuLinear,
         input: &GpuTensor,
         output: &mut GpuTensor,
-        accumulate: bool,
     ) -> Result<(), BackendError> {
         input.check("the linear's input", rows, weight.columns);
         output.check("the linear's output", rows, weight.rows);
@@ -295,7 +331,7 @@ impl GpuBackend {
         output.host_step = None;
         let target = (output.address(), output.stride, output.data_type);
         let input = (self.input_of(rows, weight, input)?, self.activation);
-        self.product(&ProductRun { weight, rows, input, target, accumulate })
+        self.product(&ProductRun { weight, rows, input, target })
     }
 
     /// Where gate and up of a gated linear go: address, stride and type.
@@ -564,14 +600,17 @@ impl Backend for GpuBackend {
         self.normalise(self.batch.facts.rows, &mut operands)
     }
 
+    fn join(&mut self, operands: Join<'_, Self>) -> Result<(), BackendError> {
+        self.join_rows(self.batch.facts.rows, operands)
+    }
+
     fn linear(
         &mut self,
         weight: &GpuLinear,
         input: &GpuTensor,
         output: &mut GpuTensor,
-        accumulate: bool,
     ) -> Result<(), BackendError> {
-        self.multiply(self.batch.facts.rows, weight, input, output, accumulate)
+        self.multiply(self.batch.facts.rows, weight, input, output)
     }
 
     fn gated_linear(
@@ -588,7 +627,7 @@ impl Backend for GpuBackend {
         output.check("the gated linear's output", rows, features);
         let target = self.gated_products(weight)?;
         let input = (self.input_of(rows, weight, input)?, self.activation);
-        self.product(&ProductRun { weight, rows, input, target, accumulate: false })?;
+        self.product(&ProductRun { weight, rows, input, target })?;
         self.gate(rows, target, activation, output)
     }
 
@@ -646,7 +685,7 @@ impl Backend for GpuBackend {
         logits: &mut GpuTensor,
     ) -> Result<(), BackendError> {
         self.normalise(rows, &mut norm)?;
-        self.multiply(rows, head, norm.output, logits, false)
+        self.multiply(rows, head, norm.output, logits)
     }
 
     fn copy_blocks(&mut self, cache: &mut GpuKvCache, pairs: &[(u32, u32)]) -> Result<(), BackendError> {

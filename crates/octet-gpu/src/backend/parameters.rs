@@ -4,14 +4,37 @@
 #[repr(C)]
 pub(super) struct Norm {
     pub(super) input: u64,
-    pub(super) add: u64,
     pub(super) weight: u64,
     pub(super) output: u64,
     pub(super) input_type: u32,
-    pub(super) add_type: u32,
     pub(super) output_type: u32,
     pub(super) stride: u32,
     pub(super) inverse_columns: f32,
+    pub(super) epsilon: f32,
+}
+
+/// `JoinOperands` in `device.h`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct JoinOperands {
+    pub(super) residual: u64,
+    pub(super) branch: u64,
+    pub(super) post_weight: u64,
+    pub(super) residual_type: u32,
+    pub(super) branch_type: u32,
+    pub(super) stride: u32,
+    pub(super) inverse_columns: f32,
+    pub(super) post_epsilon: f32,
+    pub(super) scale: f32,
+}
+
+/// `JoinParams` in `rows.cu`.
+#[repr(C)]
+pub(super) struct Join {
+    pub(super) join: JoinOperands,
+    pub(super) weight: u64,
+    pub(super) output: u64,
+    pub(super) output_type: u32,
     pub(super) epsilon: f32,
 }
 
@@ -128,7 +151,6 @@ pub(super) struct Linear {
     pub(super) input_stride: u32,
     pub(super) output_stride: u32,
     pub(super) output_type: u32,
-    pub(super) accumulate: u32,
     pub(super) groups: u32,
     pub(super) group_columns: u32,
     pub(super) input_scales: u64,
@@ -167,13 +189,20 @@ pub(super) struct Quantise {
 #[repr(C)]
 pub(super) struct NormFloat8 {
     pub(super) input: u64,
-    pub(super) add: u64,
     pub(super) weight: u64,
     pub(super) target: QuantiseTarget,
     pub(super) input_type: u32,
-    pub(super) add_type: u32,
     pub(super) stride: u32,
     pub(super) inverse_columns: f32,
+    pub(super) epsilon: f32,
+}
+
+/// `JoinFloat8Params` in `quantise.cu`.
+#[repr(C)]
+pub(super) struct JoinFloat8 {
+    pub(super) join: JoinOperands,
+    pub(super) weight: u64,
+    pub(super) target: QuantiseTarget,
     pub(super) epsilon: f32,
 }
 

@@ -143,7 +143,7 @@ impl TunableBackend for GpuBackend {
         // Only the product itself is timed: what comes before and after is the same for all solutions.
         let input = (self.input_of(rows, weight, input)?, self.activation);
         self.gemms.force(solution);
-        let product = ProductRun { weight, rows, input, target, accumulate: false };
+        let product = ProductRun { weight, rows, input, target };
         let time = self.timed(|backend| backend.product(&product));
         self.gemms.release();
         if problem.is_gated {

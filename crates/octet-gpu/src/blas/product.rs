@@ -29,8 +29,6 @@ pub(crate) struct Operands {
     pub(crate) weight_scales: u64,
     /// `[rows]`, f32, if the product has scales.
     pub(crate) input_scales: u64,
-    /// Whether it is added to what the output holds.
-    pub(crate) accumulate: bool,
 }
 
 /// The name of a solution in results files: TunableOp's for hipBLASLt, the encoding for cuBLASLt.
@@ -215,7 +213,7 @@ impl Product {
             None => self.layouts(rows)?,
         };
         let library = &self.library;
-        let (alpha, beta) = (1.0f32, if operands.accumulate { 1.0f32 } else { 0.0 });
+        let (alpha, beta) = (1.0f32, 0.0f32);
         let (input_layout, output_layout) = (layouts.input.handle.0, layouts.output.handle.0);
         let output = operands.output as Handle;
         // SAFETY: the caller's promise for the operands; factors are read before the call returns; the workspace is

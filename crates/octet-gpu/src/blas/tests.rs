@@ -65,7 +65,6 @@ fn multiply_float8(architecture: &str, format: Float8Format, version: &str) {
         bias: 0,
         weight_scales: scale_buffers[0].address(),
         input_scales: scale_buffers[1].address(),
-        accumulate: false,
     };
     let solutions = product.solutions(ROWS, 100).unwrap();
     assert_eq!(solutions.len(), 2, "those that take 48 features and need no large workspace");

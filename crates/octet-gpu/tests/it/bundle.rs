@@ -59,13 +59,13 @@ fn child_without_a_compiler() {
     let mut batch = Batch::default();
     batch.push_sequence(&[0], 0, &[1]);
     backend.begin_step(&batch).unwrap();
-    backend.linear(&weight, &input, &mut output, false).unwrap();
+    backend.linear(&weight, &input, &mut output).unwrap();
     assert_eq!(backend.read_tensor(&output, 1).unwrap(), [64.0; 32]);
     // Another type is not in it.
     let view = WeightView { data_type: DataType::F16, ..view };
     let part = LinearPart { weight: view, scale: WeightScale::None };
     let weight = backend.load_linear(LinearSpec { data_type: DataType::F16, ..spec }, &[part]).unwrap();
-    let error = backend.linear(&weight, &input, &mut output, false).unwrap_err().to_string();
+    let error = backend.linear(&weight, &input, &mut output).unwrap_err().to_string();
     assert!(error.contains("linear(f16,bf16,0) for gfx942") && error.contains("other sources"), "{error}");
     // On another device, nothing is.
     let Err(GpuError::NoCode { bundle, compiler, .. }) = GpuBackend::new(runtime.open(1).unwrap(), &options)

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use octet_backend::{
-    AttentionSpec, Backend, Batch, DataType, KvCacheSpec, KvScale, LinearPart, LinearSpec, LinearUse,
+    AttentionSpec, Backend, Batch, DataType, KvCacheSpec, KvScale, LinearPart, LinearSpec, LinearUse, Norm,
     RmsNorm, RopeSpec, RotaryAndCache, TensorRole, TensorSpec, WeightScale, WeightView,
 };
 use octet_gpu::{ActivationType, GpuOptions};
@@ -303,7 +303,7 @@ fn many_rows(device: &str, options: &GpuOptions) {
         let mut batch = Batch::default();
         batch.push_sequence(&vec![0; rows], 0, &[1; 8]);
         backend.begin_step(&batch).unwrap();
-        backend.linear(&weight, &input, &mut output, false).unwrap();
+        backend.linear(&weight, &input, &mut output).unwrap();
         let found = backend.read_tensor(&output, rows).unwrap();
         for (at, found) in found.into_iter().enumerate() {
             let (row, feature) = (at / FEATURES, at % FEATURES);
@@ -350,9 +350,9 @@ fn norm_and_product<B: Backend>(backend: &mut B) -> Vec<f32> {
     batch.push_sequence(&[0; ROWS], 0, &[1]);
     backend.begin_step(&batch).unwrap();
     let operands =
-        RmsNorm { input: &mut input, add: None, weight: &weight, epsilon: 1e-5, output: &mut normed };
+        RmsNorm { input: &input, norm: Norm { weight: &weight, epsilon: 1e-5 }, output: &mut normed };
     backend.rms_norm(operands).unwrap();
-    backend.linear(&linear, &normed, &mut output, false).unwrap();
+    backend.linear(&linear, &normed, &mut output).unwrap();
     let mut found = backend.read_tensor(&normed, ROWS).unwrap();
     found.extend(backend.read_tensor(&output, ROWS).unwrap());
     found

@@ -68,7 +68,7 @@ fn embedding_copies_the_rows_of_the_table() {
 }
 
 #[test]
-fn a_linear_multiplies_adds_bias_and_accumulates() {
+fn a_linear_multiplies_and_adds_its_bias() {
     let mut backend = ReferenceBackend::new();
     let bias = Some(vec![10.0, 20.0, 30.0]);
     let parts: [&[f32]; 2] = [&[1.0, 0.0, 1.0, 1.0], &[2.0, -1.0]];
@@ -77,10 +77,14 @@ fn a_linear_multiplies_adds_bias_and_accumulates() {
     let input = tensor(&mut backend, 2, &[1.0, 2.0, 3.0, 4.0]);
     let mut output = tensor(&mut backend, 3, &[]);
     begin(&mut backend, &[0, 0], &[]);
-    backend.linear(&weight, &input, &mut output, false).unwrap();
+    backend.linear(&weight, &input, &mut output).unwrap();
     assert_eq!(backend.read_tensor(&output, 2).unwrap(), [11.0, 23.0, 30.0, 13.0, 27.0, 32.0]);
-    backend.linear(&weight, &input, &mut output, true).unwrap();
-    assert_eq!(backend.read_tensor(&output, 2).unwrap(), [22.0, 46.0, 60.0, 26.0, 54.0, 64.0]);
+    backend.linear(&weight, &input, &mut output).unwrap();
+    assert_eq!(
+        backend.read_tensor(&output, 2).unwrap(),
+        [11.0, 23.0, 30.0, 13.0, 27.0, 32.0],
+        "it only writes"
+    );
 }
 
 #[test]
@@ -92,7 +96,7 @@ fn sums_are_rounded_once() {
     let input = tensor(&mut backend, 4, &[big, 1.0, 1.0, -big]);
     let mut output = tensor(&mut backend, 1, &[]);
     begin(&mut backend, &[0], &[]);
-    backend.linear(&weight, &input, &mut output, false).unwrap();
+    backend.linear(&weight, &input, &mut output).unwrap();
     assert_eq!(backend.read_tensor(&output, 1).unwrap(), [2.0]);
 }
 
@@ -118,19 +122,31 @@ fn a_gate_is_activated_and_multiplied() {
 }
 
 #[test]
-fn the_residual_is_summed_before_the_norm() {
+fn a_branch_is_normalised_scaled_added_and_the_sum_normalised() {
     let mut backend = ReferenceBackend::new();
     let norm = backend.load_vector(&[1.0, 2.0]).unwrap();
     let mut residual = tensor(&mut backend, 2, &[1.0, 1.0]);
-    let add = tensor(&mut backend, 2, &[2.0, 3.0]);
+    let branch = tensor(&mut backend, 2, &[1.0, 1.5]);
     let mut output = tensor(&mut backend, 2, &[]);
     begin(&mut backend, &[0], &[]);
-    let operands =
-        RmsNorm { input: &mut residual, add: Some(&add), weight: &norm, epsilon: 3.5, output: &mut output };
-    backend.rms_norm(operands).unwrap();
+    let norm = Norm { weight: &norm, epsilon: 3.5 };
+    let residual_mut = &mut residual;
+    let join = Join {
+        residual: residual_mut,
+        branch: &branch,
+        post_norm: None,
+        scale: 2.0,
+        next: Some((norm, &mut output)),
+    };
+    backend.join(join).unwrap();
     // The sum is [3, 4], its mean square 12.5, the root with epsilon 4.
     assert_eq!(backend.read_tensor(&residual, 1).unwrap(), [3.0, 4.0]);
     assert_eq!(backend.read_tensor(&output, 1).unwrap(), [0.75, 2.0]);
+    let branch = tensor(&mut backend, 2, &[3.0, 4.0]);
+    let join =
+        Join { residual: &mut residual, branch: &branch, post_norm: Some(norm), scale: 2.0, next: None };
+    backend.join(join).unwrap();
+    assert_eq!(backend.read_tensor(&residual, 1).unwrap(), [4.5, 8.0]);
 }
 
 #[test]
@@ -146,7 +162,7 @@ fn logits_are_those_of_the_gathered_rows() {
     backend.gather_rows(1..3, &hidden, &mut gathered).unwrap();
     assert_eq!(backend.read_tensor(&gathered, 2).unwrap(), [-2.0, -4.0]);
     let operands =
-        RmsNorm { input: &mut gathered, add: None, weight: &norm, epsilon: 0.0, output: &mut scratch };
+        RmsNorm { input: &gathered, norm: Norm { weight: &norm, epsilon: 0.0 }, output: &mut scratch };
     backend.logits(2, operands, &head, &mut logits).unwrap();
     let visited = Mutex::new(Vec::new());
     backend
@@ -181,7 +197,7 @@ fn a_tensor_of_another_shape_is_a_fault_of_the_model() {
     let input = tensor(&mut backend, 3, &[]);
     let mut output = tensor(&mut backend, 1, &[]);
     begin(&mut backend, &[0], &[]);
-    let _ = backend.linear(&weight, &input, &mut output, false);
+    let _ = backend.linear(&weight, &input, &mut output);
 }
 
 #[test]
@@ -202,7 +218,7 @@ fn inputs_are_quantised_where_the_weight_says_how() {
         let mut batch = Batch::default();
         batch.push_sequence(&[0], 0, &[1]);
         backend.begin_step(&batch).unwrap();
-        backend.linear(&weight, &source, &mut output, false).unwrap();
+        backend.linear(&weight, &source, &mut output).unwrap();
         backend.read_tensor(&output, 1).unwrap()
     };
     let scale = Some(InputScale::Static(0.5));

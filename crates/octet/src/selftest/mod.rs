@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use octet_backend::{
     Activation, AttentionSpec, Backend, BackendError, Batch, DataType, KvCacheSpec, KvScale, LinearPart,
-    LinearSpec, LinearUse, RmsNorm, RopeSpec, RotaryAndCache, TensorRole, TensorSpec, WeightScale,
+    LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache, TensorRole, TensorSpec, WeightScale,
     WeightView,
 };
 use octet_cpu::CpuBackend;
@@ -302,12 +302,12 @@ fn norm<B: Backend>(
     repetitions: u32,
     rows: usize,
 ) -> Result<(Vec<f32>, Duration), BackendError> {
-    let mut input = filled(device, TensorRole::Residual, NORM_COLUMNS, &numbers(1, rows * NORM_COLUMNS))?;
+    let input = filled(device, TensorRole::Residual, NORM_COLUMNS, &numbers(1, rows * NORM_COLUMNS))?;
     let mut output = filled(device, TensorRole::Activation, NORM_COLUMNS, &[])?;
     let weight = device.load_vector(&numbers(2, NORM_COLUMNS))?;
     begin(device, 0, rows)?;
     timed(device, repetitions, &mut output, rows, |device, output| {
-        device.rms_norm(RmsNorm { input: &mut input, add: None, weight: &weight, epsilon: 1e-5, output })
+        device.rms_norm(RmsNorm { input: &input, norm: Norm { weight: &weight, epsilon: 1e-5 }, output })
     })
 }
 
@@ -358,7 +358,7 @@ fn linear<B: Backend>(
     begin(device, 0, rows)?;
     timed(device, repetitions, &mut output, rows, |device, output| match usage {
         LinearUse::Gated => device.gated_linear(&weight, Activation::Silu, &input, output),
-        _ => device.linear(&weight, &input, output, false),
+        _ => device.linear(&weight, &input, output),
     })
 }
 

@@ -66,7 +66,7 @@ fn line<B: Backend>(device: &mut B, data_type: DataType, rows: usize) -> Result<
         let begun = Instant::now();
         for _ in 0..TURNS {
             for weight in &weights {
-                device.linear(weight, &input, &mut output, false)?;
+                device.linear(weight, &input, &mut output)?;
             }
         }
         // Reading waits for what was started.

@@ -198,7 +198,7 @@ fn multiply<B: Backend>(
     let (mut operand, mut output) = (tensor(columns)?, tensor(features)?);
     device.write_tensor(&mut operand, input)?;
     begin_rows(device, rows)?;
-    device.linear(&weight, &operand, &mut output, false)?;
+    device.linear(&weight, &operand, &mut output)?;
     device.read_tensor(&output, rows)
 }
 

@@ -10,8 +10,6 @@ use crate::simd::{Kernel, LANES, Simd, math};
 pub(super) enum Finish {
     /// Written.
     Write,
-    /// Added to what is there.
-    Accumulate,
     /// Panels are gate and up in turn: `activation(gate) * up` is written.
     Gate(Activation),
 }
@@ -70,8 +68,6 @@ impl FinishedSums<'_> {
                 let target = self.output.start.wrapping_add(row * columns + first_column);
                 let value = match self.finish {
                     Finish::Write => value,
-                    // SAFETY: `count` columns of this row are left from `first_column` on.
-                    Finish::Accumulate => unsafe { simd.add(load_columns(simd, target, count), value) },
                     Finish::Gate(activation) => {
                         let gate = match activation {
                             Activation::Silu => math::silu(simd, value),
@@ -80,7 +76,7 @@ impl FinishedSums<'_> {
                         simd.multiply(gate, self.value(simd, index + 1, row))
                     }
                 };
-                // SAFETY: as above; this task alone writes these columns.
+                // SAFETY: `count` columns of this row are left from `first_column` on; this task alone writes them.
                 unsafe {
                     if count == LANES {
                         simd.store(target, value);
@@ -109,14 +105,4 @@ impl FinishedSums<'_> {
         }
         value
     }
-}
-
-/// Reads `count` columns, sixteen at most.
-///
-/// # Safety
-/// `source` is valid for reading `count` values.
-#[inline(always)]
-unsafe fn load_columns<S: Simd>(simd: S, source: *const f32, count: usize) -> S::F32 {
-    // SAFETY: the caller's promise.
-    unsafe { if count == LANES { simd.load(source) } else { simd.load_first(source, count) } }
 }

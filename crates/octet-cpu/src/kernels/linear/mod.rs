@@ -160,7 +160,7 @@ pub(crate) struct LinearContext<'a> {
     pub schedule: Option<Schedule>,
 }
 
-/// `output [rows, out] = input [rows, in] · weightᵀ + bias`, added to what `output` holds if `accumulate`.
+/// `output [rows, out] = input [rows, in] · weightᵀ + bias`.
 ///
 /// # Errors
 /// No memory for a batch larger than all before.
@@ -170,16 +170,14 @@ pub(crate) fn linear(
     input: &[f32],
     rows: usize,
     output: &mut [f32],
-    accumulate: bool,
 ) -> Result<(), BackendError> {
     debug_assert_ne!(weight.usage, LinearUse::Gated);
-    let finish = if accumulate { Finish::Accumulate } else { Finish::Write };
     product(
         context,
         weight,
         &input[..rows * weight.columns()],
         &mut output[..rows * weight.output_columns()],
-        finish,
+        Finish::Write,
     )
 }
 
