@@ -1,19 +1,16 @@
 //! The one decoder: what every family here does, with their differences as options.
 //!
-//! `h += o(attention(rope(q), rope(k), v))` and `h += down(activation(gate) * up)`, each on the RMS norm of `h`.
+//! `h += attention(norm(h))` and `h += mlp(norm(h))`, layer by layer. A branch is joined to the residual `h` by the same
+//! operation that norms the sum for the next branch.
 
 use std::ops::Range;
 
-use octet_backend::{
-    Activation, AttentionSpec, Backend, BackendError, Join, Norm, RmsNorm, RotaryAndCache, TensorRole,
-    TensorSpec,
-};
+use octet_backend::{Activation, AttentionSpec, Backend, BackendError, Join, Norm, RmsNorm};
 
 use crate::ModelConfig;
-use crate::layer::attention::Attention;
-use crate::layer::mlp::Mlp;
-use crate::layer::sites::{OnDevice, Projection};
-use crate::layer::{Layer, Model};
+use crate::layer::Model;
+use crate::layer::sites::{OnDevice, Operand, Projection};
+use crate::workspace::Workspace;
 
 /// A model's weights with the constants that go with them.
 pub(crate) struct Decoder<B: Backend> {
@@ -23,91 +20,8 @@ pub(crate) struct Decoder<B: Backend> {
     norm_epsilon: f32,
 }
 
-/// What the device computes with in a step.
-pub(crate) struct Workspace<B: Backend> {
-    /// `[tokens, hidden]`.
-    residual: B::Tensor,
-    /// `[tokens, hidden]`.
-    normed: B::Tensor,
-    /// `[tokens, (query_heads + 2 * kv_heads) * head_dim]`.
-    qkv: B::Tensor,
-    /// `[tokens, query_heads * head_dim]`.
-    attended: B::Tensor,
-    /// `[tokens, intermediate]`.
-    gated: B::Tensor,
-    /// `[tokens, hidden]`: what a part of a layer gives, before it joins the residual.
-    branch: B::Tensor,
-    /// `[logit rows, hidden]`.
-    gathered: B::Tensor,
-    /// `[logit rows, hidden]`.
-    gathered_normed: B::Tensor,
-    /// `[logit rows, vocabulary]`.
-    pub(crate) logits: B::Tensor,
-}
-
-/// The workspace's tensors, in the order of its fields.
-pub(crate) fn workspace_specs(config: &ModelConfig, tokens: usize, logit_rows: usize) -> [TensorSpec; 9] {
-    let spec = |role, rows, columns| TensorSpec { role, rows, columns };
-    [
-        spec(TensorRole::Residual, tokens, config.hidden),
-        spec(TensorRole::Activation, tokens, config.hidden),
-        spec(TensorRole::Activation, tokens, config.qkv_columns()),
-        spec(TensorRole::Activation, tokens, config.attention_columns()),
-        spec(TensorRole::Activation, tokens, config.intermediate),
-        spec(TensorRole::Activation, tokens, config.hidden),
-        spec(TensorRole::Residual, logit_rows, config.hidden),
-        spec(TensorRole::Activation, logit_rows, config.hidden),
-        spec(TensorRole::Logits, logit_rows, config.vocabulary),
-    ]
-}
-
-impl<B: Backend> Workspace<B> {
-    /// Allocates for steps of at most `tokens` rows, of which `logit_rows` are looked at together.
-    pub(crate) fn allocate(
-        backend: &mut B,
-        config: &ModelConfig,
-        tokens: usize,
-        logit_rows: usize,
-    ) -> Result<Self, BackendError> {
-        let mut specs = workspace_specs(config, tokens, logit_rows).into_iter();
-        let mut next = || backend.allocate(specs.next().expect("there is a spec for each field"));
-        Ok(Self {
-            residual: next()?,
-            normed: next()?,
-            qkv: next()?,
-            attended: next()?,
-            gated: next()?,
-            branch: next()?,
-            gathered: next()?,
-            gathered_normed: next()?,
-            logits: next()?,
-        })
-    }
-}
-
-impl<B: Backend> Workspace<B> {
-    /// Input and output of a projection.
-    pub(crate) fn operands_of(&mut self, projection: Projection) -> (&mut B::Tensor, &mut B::Tensor) {
-        match projection {
-            Projection::Qkv => (&mut self.normed, &mut self.qkv),
-            Projection::Output => (&mut self.attended, &mut self.branch),
-            Projection::GateUp => (&mut self.normed, &mut self.gated),
-            Projection::Down => (&mut self.gated, &mut self.branch),
-            Projection::Head => (&mut self.gathered_normed, &mut self.logits),
-        }
-    }
-
-    /// The same, to look at.
-    pub(crate) fn view_of(&self, projection: Projection) -> (&B::Tensor, &B::Tensor) {
-        match projection {
-            Projection::Qkv => (&self.normed, &self.qkv),
-            Projection::Output => (&self.attended, &self.branch),
-            Projection::GateUp => (&self.normed, &self.gated),
-            Projection::Down => (&self.gated, &self.branch),
-            Projection::Head => (&self.gathered_normed, &self.logits),
-        }
-    }
-}
+/// What begins a branch: the norm of the residual and the projection that reads it.
+type Entry<'a, B> = (&'a <B as Backend>::Vector, &'a <B as Backend>::Linear);
 
 impl<B: Backend> Decoder<B> {
     pub(crate) fn new(config: &ModelConfig, weights: Model<OnDevice<B>>) -> Self {
@@ -130,7 +44,7 @@ impl<B: Backend> Decoder<B> {
         self.weights.linears().into_iter().filter_map(|(projection, weight)| Some((projection?, weight)))
     }
 
-    /// Computes the batch up to the last layer: `workspace.residual` holds its output.
+    /// Computes the batch up to the last layer: the workspace's residual is its output.
     pub(crate) fn forward(
         &self,
         backend: &mut B,
@@ -139,18 +53,19 @@ impl<B: Backend> Decoder<B> {
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
         let layers = &self.weights.layers;
-        backend.embed(&self.weights.embedding, &mut workspace.residual)?;
-        if let Some(first) = layers.first() {
-            let Workspace { residual, normed, .. } = &mut *workspace;
-            let Opening { norm, reader } = self.opening_of_attention(first);
+        let mut entries = layers.iter().map(|layer| layer.attention.entry());
+        let [residual, normed] = workspace.tensors([Operand::Residual, Operand::Normed]);
+        backend.embed(&self.weights.embedding, residual)?;
+        if let Some((norm, reader)) = entries.next() {
             backend.prepare_input(normed, reader);
-            backend.rms_norm(RmsNorm { input: residual, norm, output: normed })?;
+            backend.rms_norm(RmsNorm { input: residual, norm: self.norm(norm), output: normed })?;
         }
-        for (index, (layer, &attention)) in layers.iter().zip(&self.attention).enumerate() {
-            self.attend(backend, (&layer.attention, attention), (rope, cache), workspace)?;
-            join(backend, workspace, Some(self.opening_of_mlp(layer)))?;
-            self.feed_forward(backend, &layer.mlp, workspace)?;
-            join(backend, workspace, layers.get(index + 1).map(|next| self.opening_of_attention(next)))?;
+        for (layer, &attention) in layers.iter().zip(&self.attention) {
+            let constants = (attention, self.norm_epsilon);
+            layer.attention.run(backend, constants, (rope, &mut *cache), workspace)?;
+            self.join(backend, Some(layer.mlp.entry()), workspace)?;
+            layer.mlp.run(backend, self.activation, workspace)?;
+            self.join(backend, entries.next(), workspace)?;
         }
         Ok(())
     }
@@ -159,50 +74,20 @@ impl<B: Backend> Decoder<B> {
         Norm { weight, epsilon: self.norm_epsilon }
     }
 
-    fn opening_of_attention<'a>(&self, layer: &'a Layer<OnDevice<B>>) -> Opening<'a, B> {
-        Opening { norm: self.norm(&layer.attention.input_norm), reader: &layer.attention.qkv }
-    }
-
-    fn opening_of_mlp<'a>(&self, layer: &'a Layer<OnDevice<B>>) -> Opening<'a, B> {
-        Opening { norm: self.norm(&layer.mlp.input_norm), reader: &layer.mlp.gate_up }
-    }
-
-    /// From the normed residual to the branch.
-    fn attend(
+    /// Ends a branch, and begins the next one unless it was the last.
+    fn join(
         &self,
         backend: &mut B,
-        (layer, attention): (&Attention<OnDevice<B>>, AttentionSpec),
-        (rope, cache): (&B::Rope, &mut B::KvCache),
+        next: Option<Entry<'_, B>>,
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
-        let Workspace { normed, qkv, attended, branch, .. } = workspace;
-        backend.linear(&layer.qkv, normed, qkv)?;
-        backend.rotary_and_cache(
-            attention,
-            RotaryAndCache {
-                qkv,
-                query_norm: layer.query_norm.as_ref(),
-                key_norm: layer.key_norm.as_ref(),
-                epsilon: self.norm_epsilon,
-                rope,
-                cache,
-            },
-        )?;
-        backend.attention(attention, qkv, cache, attended)?;
-        backend.linear(&layer.output, attended, branch)
-    }
-
-    /// From the normed residual to the branch.
-    fn feed_forward(
-        &self,
-        backend: &mut B,
-        layer: &Mlp<OnDevice<B>>,
-        workspace: &mut Workspace<B>,
-    ) -> Result<(), BackendError> {
-        let Workspace { normed, gated, branch, .. } = workspace;
-        backend.prepare_input(gated, &layer.down);
-        backend.gated_linear(&layer.gate_up, self.activation, normed, gated)?;
-        backend.linear(&layer.down, gated, branch)
+        let [residual, branch, normed] =
+            workspace.tensors([Operand::Residual, Operand::Branch, Operand::Normed]);
+        if let Some((_, reader)) = next {
+            backend.prepare_input(normed, reader);
+        }
+        let next = next.map(|(norm, _)| (self.norm(norm), normed));
+        backend.join(Join { residual, branch, post_norm: None, scale: 1.0, next })
     }
 
     /// Computes the logits of a part of the batch's output rows.
@@ -212,33 +97,18 @@ impl<B: Backend> Decoder<B> {
         workspace: &mut Workspace<B>,
         selection: Range<usize>,
     ) -> Result<(), BackendError> {
-        let Workspace { residual, gathered, gathered_normed, logits, .. } = workspace;
         let rows = selection.len();
-        let head = self.weights.head();
+        let [residual, gathered] = workspace.tensors([Operand::Residual, Operand::Gathered]);
         backend.gather_rows(selection, residual, gathered)?;
-        backend.prepare_input(gathered_normed, head);
-        let norm =
-            RmsNorm { input: gathered, norm: self.norm(&self.weights.final_norm), output: gathered_normed };
-        backend.logits(rows, norm, head, logits)
+        let head = self.weights.head();
+        let [input, output, logits] =
+            workspace.tensors([Operand::Gathered, Operand::GatheredNormed, Operand::Logits]);
+        backend.prepare_input(output, head);
+        backend.logits(
+            rows,
+            RmsNorm { input, norm: self.norm(&self.weights.final_norm), output },
+            head,
+            logits,
+        )
     }
-}
-
-/// What a part of a layer begins with: the norm of the residual, and the linear that reads it.
-struct Opening<'a, B: Backend> {
-    norm: Norm<'a, B>,
-    reader: &'a B::Linear,
-}
-
-/// Adds the branch to the residual, and opens the next part, if there is one.
-fn join<B: Backend>(
-    backend: &mut B,
-    workspace: &mut Workspace<B>,
-    next: Option<Opening<'_, B>>,
-) -> Result<(), BackendError> {
-    let Workspace { residual, normed, branch, .. } = workspace;
-    if let Some(next) = &next {
-        backend.prepare_input(normed, next.reader);
-    }
-    let next = next.map(|next| (next.norm, normed));
-    backend.join(Join { residual, branch, post_norm: None, scale: 1.0, next })
 }

@@ -39,6 +39,7 @@ pub mod shapes;
 mod source;
 mod tuning;
 mod weights;
+mod workspace;
 
 pub use checkpoint::hub::HubModel;
 pub use config::{

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use octet_backend::{Backend, DataType, DeviceMemory, KvCacheSpec};
 
-use crate::decoder::workspace_specs;
 use crate::runner::{RunnerLimits, logit_rows};
+use crate::workspace::workspace_specs;
 use crate::{LoadedModel, ModelConfig, ModelError};
 
 const GIB: f64 = (1u64 << 30) as f64;

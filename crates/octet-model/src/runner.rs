@@ -9,8 +9,10 @@ use octet_backend::{
 use octet_engine::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 use octet_sample::{SampleError, SampledToken, Sampler, SamplingParams, SequenceState};
 
-use crate::decoder::{Decoder, Workspace};
+use crate::decoder::Decoder;
+use crate::layer::sites::Operand;
 use crate::tuning::{ProjectionBench, TuningState};
+use crate::workspace::Workspace;
 use crate::{ModelConfig, ModelError};
 
 /// What a runner is built for; all memory is allocated for it at once.
@@ -124,7 +126,7 @@ impl<B: Backend> Runner<B> {
         let mut piece = pieces.next().unwrap_or(0..0);
         self.step(batch, piece.clone())?;
         while !piece.is_empty() {
-            all.extend(self.backend.read_tensor(&self.workspace.logits, piece.len())?);
+            all.extend(self.backend.read_tensor(self.workspace.tensor(Operand::Logits), piece.len())?);
             piece = pieces.next().unwrap_or(0..0);
             if !piece.is_empty() {
                 self.decoder.logits(&mut self.backend, &mut self.workspace, piece.clone())?;
@@ -152,7 +154,8 @@ impl<B: Backend> Runner<B> {
         self.sample_on_device(rows)?;
         let (sampling, chosen) = (&self.sampling, &self.device_chosen);
         if chosen.iter().any(Option::is_none) {
-            self.backend.map_logits(&mut self.workspace.logits, rows.len(), &|row, logits| {
+            let [logits] = self.workspace.tensors([Operand::Logits]);
+            self.backend.map_logits(logits, rows.len(), &|row, logits| {
                 if chosen[row].is_none() {
                     let outcome = sampling.sample(rows[row], logits);
                     *lock(&sampling.outcomes[row]) = Some(outcome);
@@ -187,7 +190,8 @@ impl<B: Backend> Runner<B> {
         self.device_tokens.clear();
         self.device_tokens.resize(self.device_rows.len(), SampleRow::NOT_SAMPLED);
         let Self { backend, workspace, device_rows, device_tokens, .. } = self;
-        self.device_samples = backend.sample(&mut workspace.logits, device_rows, device_tokens)?;
+        let [logits] = workspace.tensors([Operand::Logits]);
+        self.device_samples = backend.sample(logits, device_rows, device_tokens)?;
         if self.device_samples {
             for (row, &token) in self.device_rows.iter().zip(&self.device_tokens) {
                 self.device_chosen[row.row] = (token != SampleRow::NOT_SAMPLED).then_some(token);

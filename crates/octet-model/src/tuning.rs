@@ -7,8 +7,9 @@ use octet_backend::{
     BackendError, BucketSet, GemmDevice, GemmProblem, GemmRun, TokenBucket, TunableBackend, Validator,
 };
 
-use crate::decoder::{Decoder, Workspace};
+use crate::decoder::Decoder;
 use crate::layer::sites::Projection;
+use crate::workspace::Workspace;
 
 /// What a model's tuner keeps between its runs.
 #[derive(Debug, Default)]
@@ -71,7 +72,7 @@ impl<'a, B: TunableBackend> ProjectionBench<'a, B> {
     fn kinds(&self) -> Vec<Kind> {
         let mut kinds: Vec<Kind> = Vec::new();
         for (position, (projection, weight)) in self.decoder.projections().enumerate() {
-            let (input, output) = self.workspace.view_of(projection);
+            let [input, output] = projection.operands().map(|operand| self.workspace.tensor(operand));
             let problem = self.backend.gemm_problem(weight, input, output, 1);
             match kinds.iter_mut().find(|kind| (kind.problem, kind.projection) == (problem, projection)) {
                 Some(kind) => kind.positions.push(position),
@@ -192,7 +193,7 @@ impl<B: TunableBackend> GemmDevice for ProjectionBench<'_, B> {
             if filled.replace(projection) != Some(projection) {
                 let rows = self.rows(projection, problem);
                 fill(&mut self.state.inputs, rows * problem.columns);
-                let (input, _) = self.workspace.operands_of(projection);
+                let [input, _] = self.workspace.tensors(projection.operands());
                 self.backend.write_tensor(input, &self.state.inputs)?;
             }
         }
@@ -207,15 +208,15 @@ impl<B: TunableBackend> GemmDevice for ProjectionBench<'_, B> {
         self.state.last = Some(projection);
         let rows = self.rows(projection, problem);
         let (_, weight) = self.decoder.projections().nth(position).ok_or_else(|| not_here(problem))?;
-        let (input, output) = self.workspace.operands_of(projection);
+        let [input, output] = self.workspace.tensors(projection.operands());
         self.backend.time_gemm(GemmRun { weight, solution, rows, input, output })
     }
 
     fn output(&mut self, problem: &GemmProblem) -> Result<Vec<f32>, BackendError> {
         let projection = self.state.last.ok_or_else(|| not_here(problem))?;
         let rows = self.rows(projection, problem);
-        let (_, output) = self.workspace.operands_of(projection);
-        self.backend.read_tensor(output, rows)
+        let [_, output] = projection.operands();
+        self.backend.read_tensor(self.workspace.tensor(output), rows)
     }
 
     fn choose(&mut self, problem: &GemmProblem, solution: &str) -> bool {

@@ -1,9 +1,10 @@
 //! Attention: queries, keys and values of the normed residual, rotation, the KV cache, the output projection.
 
-use octet_backend::LinearUse;
+use octet_backend::{AttentionSpec, Backend, BackendError, LinearUse, RotaryAndCache};
 
-use super::sites::{Described, Module, Projection, Stage, VectorSite, Walk};
+use super::sites::{Described, Module, OnDevice, Operand, Projection, Stage, VectorSite, Walk};
 use crate::ModelConfig;
+use crate::workspace::Workspace;
 
 /// The sites of a layer's attention.
 pub(crate) struct Attention<S: Stage> {
@@ -50,5 +51,30 @@ impl<S: Stage> Attention<S> {
             qkv: walk.linear(Some(Projection::Qkv), &self.qkv)?,
             output: walk.linear(Some(Projection::Output), &self.output)?,
         })
+    }
+}
+
+impl<B: Backend> Attention<OnDevice<B>> {
+    /// The norm of the residual that it begins with, and the projection that reads it.
+    pub(crate) fn entry(&self) -> (&B::Vector, &B::Linear) {
+        (&self.input_norm, &self.qkv)
+    }
+
+    /// From the normed residual to the branch.
+    pub(crate) fn run(
+        &self,
+        backend: &mut B,
+        (spec, epsilon): (AttentionSpec, f32),
+        (rope, cache): (&B::Rope, &mut B::KvCache),
+        workspace: &mut Workspace<B>,
+    ) -> Result<(), BackendError> {
+        let [normed, qkv] = workspace.tensors(Projection::Qkv.operands());
+        backend.linear(&self.qkv, normed, qkv)?;
+        let (query_norm, key_norm) = (self.query_norm.as_ref(), self.key_norm.as_ref());
+        backend.rotary_and_cache(spec, RotaryAndCache { qkv, query_norm, key_norm, epsilon, rope, cache })?;
+        let [qkv, attended] = workspace.tensors([Operand::Qkv, Operand::Attended]);
+        backend.attention(spec, qkv, cache, attended)?;
+        let [attended, branch] = workspace.tensors(Projection::Output.operands());
+        backend.linear(&self.output, attended, branch)
     }
 }

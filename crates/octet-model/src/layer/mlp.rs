@@ -1,9 +1,10 @@
 //! The gated MLP: `down(activation(gate) * up)` of the normed residual.
 
-use octet_backend::LinearUse;
+use octet_backend::{Activation, Backend, BackendError, LinearUse};
 
-use super::sites::{Described, Module, Projection, Stage, Walk};
+use super::sites::{Described, Module, OnDevice, Projection, Stage, Walk};
 use crate::ModelConfig;
+use crate::workspace::Workspace;
 
 /// The sites of a layer's MLP.
 pub(crate) struct Mlp<S: Stage> {
@@ -36,5 +37,26 @@ impl<S: Stage> Mlp<S> {
             gate_up: walk.linear(Some(Projection::GateUp), &self.gate_up)?,
             down: walk.linear(Some(Projection::Down), &self.down)?,
         })
+    }
+}
+
+impl<B: Backend> Mlp<OnDevice<B>> {
+    /// The norm of the residual that it begins with, and the projection that reads it.
+    pub(crate) fn entry(&self) -> (&B::Vector, &B::Linear) {
+        (&self.input_norm, &self.gate_up)
+    }
+
+    /// From the normed residual to the branch.
+    pub(crate) fn run(
+        &self,
+        backend: &mut B,
+        activation: Activation,
+        workspace: &mut Workspace<B>,
+    ) -> Result<(), BackendError> {
+        let [normed, gated] = workspace.tensors(Projection::GateUp.operands());
+        backend.prepare_input(gated, &self.down);
+        backend.gated_linear(&self.gate_up, activation, normed, gated)?;
+        let [gated, branch] = workspace.tensors(Projection::Down.operands());
+        backend.linear(&self.down, gated, branch)
     }
 }

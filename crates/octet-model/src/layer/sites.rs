@@ -80,6 +80,11 @@ impl LinearSite {
     pub(crate) fn rows(&self) -> usize {
         self.parts.iter().map(|part| part.rows).sum()
     }
+
+    /// Columns of the output: gate and up become one.
+    pub(crate) fn output_columns(&self) -> usize {
+        if self.usage == LinearUse::Gated { self.rows() / 2 } else { self.rows() }
+    }
 }
 
 /// A matrix of the checkpoint.
@@ -156,4 +161,55 @@ pub(crate) enum Projection {
     Down,
     /// Logits.
     Head,
+}
+
+impl Projection {
+    /// Input and output.
+    pub(crate) const fn operands(self) -> [Operand; 2] {
+        match self {
+            Self::Qkv => [Operand::Normed, Operand::Qkv],
+            Self::Output => [Operand::Attended, Operand::Branch],
+            Self::GateUp => [Operand::Normed, Operand::Gated],
+            Self::Down => [Operand::Gated, Operand::Branch],
+            Self::Head => [Operand::GatheredNormed, Operand::Logits],
+        }
+    }
+}
+
+/// The tensors of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operand {
+    /// `[tokens, hidden]`: what layers add to.
+    Residual,
+    /// `[tokens, hidden]`: the residual as a layer part reads it.
+    Normed,
+    /// `[tokens, (query_heads + 2 * kv_heads) * head_dim]`.
+    Qkv,
+    /// `[tokens, query_heads * head_dim]`.
+    Attended,
+    /// `[tokens, intermediate]`.
+    Gated,
+    /// `[tokens, hidden]`: what a layer part gives.
+    Branch,
+    /// `[logit rows, hidden]`.
+    Gathered,
+    /// `[logit rows, hidden]`.
+    GatheredNormed,
+    /// `[logit rows, vocabulary]`.
+    Logits,
+}
+
+impl Operand {
+    /// All of them, in order.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Residual,
+        Self::Normed,
+        Self::Qkv,
+        Self::Attended,
+        Self::Gated,
+        Self::Branch,
+        Self::Gathered,
+        Self::GatheredNormed,
+        Self::Logits,
+    ];
 }
