@@ -140,9 +140,10 @@ pub struct RotaryAndCache<'a, B: Backend> {
     /// `[rows, (query_heads + 2 * kv_heads) * head_dim]`: queries, keys, values. Queries and keys are normalised (if
     /// asked for) and rotated in place.
     pub qkv: &'a mut B::Tensor,
-    /// RMS norm over each query head before the rotation, `[head_dim]`.
+    /// RMS norm of the queries before the rotation: over each head for a weight `[head_dim]`, over all of them together
+    /// for one of `[query_heads * head_dim]`.
     pub query_norm: Option<&'a B::Vector>,
-    /// RMS norm over each key head before the rotation, `[head_dim]`.
+    /// The same of the keys: `[head_dim]` or `[kv_heads * head_dim]`.
     pub key_norm: Option<&'a B::Vector>,
     /// Epsilon of both norms.
     pub epsilon: f32,

@@ -87,7 +87,7 @@ impl Layout {
 #[derive(Clone, Debug)]
 pub(crate) struct Heads {
     pub(crate) rope: RopeSpec,
-    /// Weights of the norms of queries and keys.
+    /// Weights of the norms of queries and keys: of a head, or of all of a side.
     pub(crate) norms: Option<(Vec<f32>, Vec<f32>)>,
 }
 
@@ -107,6 +107,16 @@ impl Heads {
             rope: RopeSpec { inverse_frequencies, magnitude: 1.0 },
             norms: normalised.then(|| (weight(), weight())),
         }
+    }
+
+    /// The same, but with norms over all heads of a side together.
+    pub(crate) fn normed_across(mut self, layout: &Layout) -> Self {
+        let mut random = Random::new(layout.width() as u64);
+        let mut weight = |heads: usize| {
+            random.bells(heads * layout.head_dim).into_iter().map(|value| 1.0 + value / 4.0).collect()
+        };
+        self.norms = Some((weight(layout.query_heads()), weight(layout.kv_heads)));
+        self
     }
 }
 

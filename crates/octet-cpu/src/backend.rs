@@ -342,7 +342,10 @@ impl Backend for CpuBackend {
         let rope = &mut self.ropes[rope.0];
         assert!(2 * rope.pairs() <= head_dim, "rotation of {} pairs in heads of {head_dim}", rope.pairs());
         let norms = [query_norm, key_norm].map(|norm| norm.map(|norm| &*norm.0));
-        assert!(norms.iter().flatten().all(|norm| norm.len() == head_dim), "norms of a head have its size");
+        for (norm, heads) in norms.iter().zip([attention.query_heads, cache.layout.kv_heads]) {
+            let fits = norm.is_none_or(|norm| [head_dim, heads * head_dim].contains(&norm.len()));
+            assert!(fits, "a norm has the size of a head, or of all heads of its side");
+        }
         rope.prepare(&self.pool, &self.batch, self.step);
         let operands = RotaryOperands {
             batch: &self.batch,

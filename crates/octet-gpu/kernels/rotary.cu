@@ -21,6 +21,35 @@ struct RotaryParams {
     float limit; // of FP8: the largest magnitude stored
 };
 
+struct SideNormParams {
+    void* qkv;
+    const float* query_norm; // [query_columns] or null
+    const float* key_norm; // [key_columns] or null
+    u32 type, stride;
+    u32 query_columns, key_columns;
+    float epsilon;
+};
+
+// The norm over all heads of a side together, in place, before they are rotated: grid rows, 2. Queries, then keys.
+KERNEL(side_norm, THREADS, SideNormParams) {
+    SHARED float scratch[WAVES];
+    bool is_key = block_y() == 1;
+    const float* norm = is_key ? p.key_norm : p.query_norm;
+    if (!norm) return;
+    u32 columns = is_key ? p.key_columns : p.query_columns;
+    u64 start = (u64)block_x() * p.stride + (is_key ? p.query_columns : 0);
+    float squares = 0.0f;
+    for (u32 i = thread_index(); i < columns; i += THREADS) {
+        float value = load_activation(p.qkv, start + i, p.type);
+        squares = multiply_add(value, value, squares);
+    }
+    float factor = reciprocal_root(block_sum(squares, scratch) / (float)columns + p.epsilon);
+    for (u32 i = thread_index(); i < columns; i += THREADS) {
+        float value = load_activation(p.qkv, start + i, p.type);
+        store_activation(p.qkv, start + i, p.type, value * factor * norm[i]);
+    }
+}
+
 DEVICE void store_cached(void* base, u64 index, float value, float limit) {
 #if CACHE_TYPE == TYPE_F32
     ((float*)base)[index] = value;

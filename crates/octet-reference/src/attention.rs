@@ -48,21 +48,25 @@ pub(crate) fn rotary_and_cache(
 ) -> Result<(), BackendError> {
     let (head_dim, kv_heads) = (cache.spec.head_dim, cache.spec.kv_heads);
     let width = (attention.query_heads + 2 * kv_heads) * head_dim;
-    let mut normalised = vec![0.0; head_dim];
+    let query_columns = attention.query_heads * head_dim;
     for sequence in &batch.sequences {
         let table = batch.block_table(sequence);
         for row in sequence.first_row..sequence.first_row + sequence.rows {
             let (queries_and_keys, values) = qkv[row * width..(row + 1) * width]
                 .split_at_mut((attention.query_heads + kv_heads) * head_dim);
-            for (index, head) in queries_and_keys.chunks_exact_mut(head_dim).enumerate() {
-                let is_query = index < attention.query_heads;
-                if let Some(weight) = if is_query { options.query_norm } else { options.key_norm } {
-                    rms_norm(head, weight, options.epsilon, &mut normalised);
-                    head.copy_from_slice(&normalised);
+            let (queries, keys) = queries_and_keys.split_at_mut(query_columns);
+            for (side, weight) in [(queries, options.query_norm), (keys, options.key_norm)] {
+                let Some(weight) = weight else { continue };
+                for values in side.chunks_exact_mut(weight.len()) {
+                    let mut normalised = vec![0.0; weight.len()];
+                    rms_norm(values, weight, options.epsilon, &mut normalised);
+                    values.copy_from_slice(&normalised);
                 }
+            }
+            for head in queries_and_keys.chunks_exact_mut(head_dim) {
                 rotate(options.rope, batch.positions[row], head);
             }
-            let keys = &queries_and_keys[attention.query_heads * head_dim..];
+            let keys = &queries_and_keys[query_columns..];
             let position = batch.positions[row] as usize;
             cache.write((attention.layer, Side::Key), table, position, keys)?;
             cache.write((attention.layer, Side::Value), table, position, values)?;
@@ -272,5 +276,23 @@ mod tests {
         };
         rotary_and_cache(&batch, spec(1, None), &options, &mut qkv, &mut cache(1)).unwrap();
         assert_eq!(qkv, [3.0, 4.0, 3.0, -4.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn a_long_weight_normalises_all_heads_of_a_side_together() {
+        let mut batch = Batch::default();
+        batch.push_sequence(&[0], 0, &[1]);
+        // Two query heads with a mean square of 4, a key head with one of 12.5.
+        let mut qkv = vec![2.0, 2.0, 0.0, 8f32.sqrt(), 3.0, 4.0, 3.0, 4.0];
+        let rope = no_rope();
+        let scaled = 12.5f32.sqrt();
+        let options = HeadOptions {
+            query_norm: Some(&[2.0, 4.0, 1.0, 0.0]),
+            key_norm: Some(&[scaled, scaled]),
+            epsilon: 0.0,
+            rope: &rope,
+        };
+        rotary_and_cache(&batch, spec(2, None), &options, &mut qkv, &mut cache(1)).unwrap();
+        assert_eq!(qkv, [2.0, 4.0, 0.0, 0.0, 3.0, 4.0, 3.0, 4.0]);
     }
 }

@@ -105,9 +105,9 @@ pub(crate) struct RotaryOperands<'a> {
     pub(crate) query_heads: usize,
     /// `[rows, (query_heads + 2 * kv_heads) * head_dim]`.
     pub(crate) qkv: &'a mut [f32],
-    /// `[head_dim]`.
+    /// `[head_dim]`, or of all query heads.
     pub(crate) query_norm: Option<&'a [f32]>,
-    /// `[head_dim]`.
+    /// `[head_dim]`, or of all key heads.
     pub(crate) key_norm: Option<&'a [f32]>,
     pub(crate) epsilon: f32,
     /// Prepared for the batch.
@@ -134,11 +134,15 @@ fn run_stored<K: Storage>(pool: &Pool, isa: Isa, operands: RotaryOperands<'_>) {
         let (turned, values) = unsafe { qkv.row(row) }.split_at_mut((query_heads + kv_heads) * head_dim);
         let cosines = &rope.cosines[row * pairs..(row + 1) * pairs];
         let sines = &rope.sines[row * pairs..(row + 1) * pairs];
-        for (index, head) in turned.chunks_exact_mut(head_dim).enumerate() {
-            if let Some(weight) = if index < query_heads { query_norm } else { key_norm } {
-                let values = head.as_mut_ptr();
+        let (queries, keys) = turned.split_at_mut(query_heads * head_dim);
+        for (side, weight) in [(queries, query_norm), (keys, key_norm)] {
+            let Some(weight) = weight else { continue };
+            for values in side.chunks_exact_mut(weight.len()) {
+                let values = values.as_mut_ptr();
                 isa.run(NormRow { input: values, weight, epsilon, output: values });
             }
+        }
+        for head in turned.chunks_exact_mut(head_dim) {
             isa.run(Rotate { head, cosines, sines });
         }
         let keys = turned[query_heads * head_dim..].chunks_exact(head_dim);

@@ -1,6 +1,8 @@
 //! Rotary positions, the paged cache, and attention over it.
 
-use octet_backend::{AttentionSpec, BackendError, DataType, KvCacheSpec, KvScale, RotaryAndCache};
+use octet_backend::{
+    AttentionSpec, BackendError, DataType, KvCacheSpec, KvScale, RotaryAndCache, check_operand,
+};
 
 use crate::GpuError;
 use crate::architecture::Architecture;
@@ -28,6 +30,7 @@ pub struct GpuRope {
 /// The kernels of one head dimension and cache type.
 pub(super) struct CacheKernels {
     rotary: Function,
+    side_norm: Function,
     attention: AttentionKernels,
 }
 
@@ -45,7 +48,8 @@ impl AttentionKernels {
 
 impl CacheKernels {
     pub(super) fn of(rotary: &Module, attention: AttentionKernels) -> Result<Self, GpuError> {
-        Ok(Self { rotary: rotary.function("rotary_and_cache")?, attention })
+        let side_norm = rotary.function("side_norm")?;
+        Ok(Self { rotary: rotary.function("rotary_and_cache")?, side_norm, attention })
     }
 }
 
@@ -176,7 +180,28 @@ pub(super) fn rotary_and_cache(
     let waves = 256 / stream.device().architecture().wave() as usize;
     let (keys, values) = cache.addresses(attention.layer);
     let scale = cache.scale(attention.layer);
-    let norm = |vector: Option<&GpuVector>| vector.map_or(0, |vector| vector.buffer.address());
+    let head_dim = cache.spec.head_dim;
+    let address = |norm: Option<&GpuVector>| norm.map_or(0, |norm| norm.buffer.address());
+    let of_a_side = [query_norm, key_norm].map(|norm| norm.filter(|norm| norm.columns != head_dim));
+    if of_a_side.iter().any(Option::is_some) {
+        let columns = [attention.query_heads, cache.spec.kv_heads].map(|heads| heads * head_dim);
+        for (norm, columns) in of_a_side.iter().zip(columns) {
+            check_operand("a norm of heads", [1, norm.map_or(columns, |norm| norm.columns)], 1, columns);
+        }
+        let parameters = parameters::SideNorm {
+            qkv: qkv.address(),
+            query_norm: address(of_a_side[0]),
+            key_norm: address(of_a_side[1]),
+            data_type: qkv.data_type as u32,
+            stride: size(qkv.stride),
+            query_columns: size(columns[0]),
+            key_columns: size(columns[1]),
+            epsilon,
+        };
+        // SAFETY: the parameters are the kernel's; the norms are as long as their sides, which lie in a row.
+        unsafe { cache.kernels.side_norm.launch(stream, [rows, 2, 1], &parameters)? };
+    }
+    let norm = |vector: Option<&GpuVector>| address(vector.filter(|vector| vector.columns == head_dim));
     let parameters = parameters::Rotary {
         qkv: qkv.address(),
         query_norm: norm(query_norm),

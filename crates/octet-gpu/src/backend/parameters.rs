@@ -86,6 +86,19 @@ pub(super) struct CopyBlocks {
     pub(super) block_bytes: u64,
 }
 
+/// `SideNormParams` in `rotary.cu`.
+#[repr(C)]
+pub(super) struct SideNorm {
+    pub(super) qkv: u64,
+    pub(super) query_norm: u64,
+    pub(super) key_norm: u64,
+    pub(super) data_type: u32,
+    pub(super) stride: u32,
+    pub(super) query_columns: u32,
+    pub(super) key_columns: u32,
+    pub(super) epsilon: f32,
+}
+
 /// `RotaryParams` in `rotary.cu`.
 #[repr(C)]
 pub(super) struct Rotary {
