@@ -25,7 +25,7 @@ GREEDY_STEPS = 64
 PREFILL_TOLERANCE = 1e-3
 SEEDS = 40  # seeds that are tried until a case's greedy text is varied and its choices are clear
 
-LLAMA, MISTRAL, QWEN2, QWEN3 = "llama", "mistral", "qwen2", "qwen3"
+LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3 = "llama", "mistral", "olmo2", "qwen2", "qwen3"
 SMALL = {
     "vocab_size": 160,
     "hidden_size": 64,
@@ -92,13 +92,17 @@ CASES = {
     "llama-sharded": Case(LLAMA, {}, shards=2),
     "mistral-sliding-window": Case(MISTRAL, {"sliding_window": 8}, old_spelling=True, prompt_tokens=40),
     "mistral-nemo-head-dim": Case(MISTRAL, {"sliding_window": None, "head_dim": 32, "num_key_value_heads": 1, "intermediate_size": 64}, rope("default", 1000000.0)),
+    "olmo2": Case(OLMO2, {"vocab_size": 150, "intermediate_size": 72}, rope("default", 500000.0), old_spelling=True, prompt_tokens=40),
+    "olmo2-bias-one-kv-head": Case(
+        OLMO2, {"attention_bias": True, "num_attention_heads": 6, "num_key_value_heads": 1, "hidden_size": 60, "head_dim": 10, "intermediate_size": 88, "vocab_size": 131}
+    ),
     "qwen2-tied": Case(QWEN2, {"tie_word_embeddings": True, "rms_norm_eps": 1e-6}, rope("default", 1000000.0), old_spelling=True),
     "qwen2-rope-yarn": Case(QWEN2, {"rms_norm_eps": 1e-6, "max_position_embeddings": 128}, rope("yarn", 1000000.0, factor=4.0, original_max_position_embeddings=32), old_spelling=True, prompt_tokens=40),
     "qwen3": Case(QWEN3, {"head_dim": 32, "num_attention_heads": 4, "num_key_value_heads": 1, "intermediate_size": 64, "rms_norm_eps": 1e-6}, rope("default", 1000000.0)),
     "qwen3-f32": Case(QWEN3, {"head_dim": 24, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100, "tie_word_embeddings": True, "intermediate_size": 56}, storage=torch.float32),
 }
-CONFIGS = {LLAMA: "LlamaConfig", MISTRAL: "MistralConfig", QWEN2: "Qwen2Config", QWEN3: "Qwen3Config"}
-MODELS = {LLAMA: "LlamaForCausalLM", MISTRAL: "MistralForCausalLM", QWEN2: "Qwen2ForCausalLM", QWEN3: "Qwen3ForCausalLM"}
+CONFIGS = {LLAMA: "LlamaConfig", MISTRAL: "MistralConfig", OLMO2: "Olmo2Config", QWEN2: "Qwen2Config", QWEN3: "Qwen3Config"}
+MODELS = {LLAMA: "LlamaForCausalLM", MISTRAL: "MistralForCausalLM", OLMO2: "Olmo2ForCausalLM", QWEN2: "Qwen2ForCausalLM", QWEN3: "Qwen3ForCausalLM"}
 
 
 def build(case: Case, seed: int) -> torch.nn.Module:

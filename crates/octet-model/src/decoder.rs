@@ -1,15 +1,15 @@
 //! The one decoder: what every family here does, with their differences as options.
 //!
-//! `h += attention(norm(h))` and `h += mlp(norm(h))`, layer by layer. A branch is joined to the residual `h` by the same
-//! operation that norms the sum for the next branch.
+//! `h += attention(norm(h))` and `h += mlp(norm(h))`, layer by layer, or `h += norm(attention(h))` and so on. A branch is
+//! joined to the residual `h` by the same operation that norms the sum for the next branch.
 
 use std::ops::Range;
 
 use octet_backend::{Activation, AttentionSpec, Backend, BackendError, Join, Norm, RmsNorm};
 
 use crate::ModelConfig;
-use crate::layer::Model;
 use crate::layer::sites::{OnDevice, Operand, Projection};
+use crate::layer::{IDENTITY_EPSILON, Model};
 use crate::workspace::Workspace;
 
 /// A model's weights with the constants that go with them.
@@ -20,8 +20,8 @@ pub(crate) struct Decoder<B: Backend> {
     norm_epsilon: f32,
 }
 
-/// What begins a branch: the norm of the residual and the projection that reads it.
-type Entry<'a, B> = (&'a <B as Backend>::Vector, &'a <B as Backend>::Linear);
+/// What begins a branch: the norm of the residual, if any, and the projection that reads it.
+type Entry<'a, B> = (Option<&'a <B as Backend>::Vector>, &'a <B as Backend>::Linear);
 
 impl<B: Backend> Decoder<B> {
     pub(crate) fn new(config: &ModelConfig, weights: Model<OnDevice<B>>) -> Self {
@@ -58,14 +58,14 @@ impl<B: Backend> Decoder<B> {
         backend.embed(&self.weights.embedding, residual)?;
         if let Some((norm, reader)) = entries.next() {
             backend.prepare_input(normed, reader);
-            backend.rms_norm(RmsNorm { input: residual, norm: self.norm(norm), output: normed })?;
+            backend.rms_norm(RmsNorm { input: residual, norm: self.entry_norm(norm), output: normed })?;
         }
         for (layer, &attention) in layers.iter().zip(&self.attention) {
             let constants = (attention, self.norm_epsilon);
             layer.attention.run(backend, constants, (rope, &mut *cache), workspace)?;
-            self.join(backend, Some(layer.mlp.entry()), workspace)?;
+            self.join(backend, layer.attention.post_norm.as_ref(), Some(layer.mlp.entry()), workspace)?;
             layer.mlp.run(backend, self.activation, workspace)?;
-            self.join(backend, entries.next(), workspace)?;
+            self.join(backend, layer.mlp.post_norm.as_ref(), entries.next(), workspace)?;
         }
         Ok(())
     }
@@ -74,10 +74,20 @@ impl<B: Backend> Decoder<B> {
         Norm { weight, epsilon: self.norm_epsilon }
     }
 
+    /// The norm with which a branch reads the residual: without a weight, it reads it as it is.
+    fn entry_norm<'a>(&'a self, weight: Option<&'a B::Vector>) -> Norm<'a, B> {
+        match (weight, &self.weights.identity) {
+            (Some(weight), _) => self.norm(weight),
+            (None, Some(weight)) => Norm { weight, epsilon: IDENTITY_EPSILON },
+            (None, None) => unreachable!("the list has an identity where norms are missing"),
+        }
+    }
+
     /// Ends a branch, and begins the next one unless it was the last.
     fn join(
         &self,
         backend: &mut B,
+        post_norm: Option<&B::Vector>,
         next: Option<Entry<'_, B>>,
         workspace: &mut Workspace<B>,
     ) -> Result<(), BackendError> {
@@ -86,8 +96,9 @@ impl<B: Backend> Decoder<B> {
         if let Some((_, reader)) = next {
             backend.prepare_input(normed, reader);
         }
-        let next = next.map(|(norm, _)| (self.norm(norm), normed));
-        backend.join(Join { residual, branch, post_norm: None, scale: 1.0, next })
+        let next = next.map(|(norm, _)| (self.entry_norm(norm), normed));
+        let post_norm = post_norm.map(|weight| self.norm(weight));
+        backend.join(Join { residual, branch, post_norm, scale: 1.0, next })
     }
 
     /// Computes the logits of a part of the batch's output rows.

@@ -143,7 +143,7 @@ impl ModelConfig {
             query_heads,
             kv_heads,
             head_dim,
-            norm_epsilon: fields.positive_number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            norm_epsilon: fields.positive_number("rms_norm_eps")?.unwrap_or(family.norm_epsilon) as f32,
             activation: activation(fields)?,
             rope: RopeConfig::read(fields, head_dim)?,
             tied_embeddings: fields.flag_or("tie_word_embeddings", false)?,
@@ -171,18 +171,6 @@ impl ModelConfig {
     pub fn ending_ids<'a>(&'a self, generation: &'a GenerationConfig) -> &'a [u32] {
         let own = &generation.eos_token_ids;
         if own.is_empty() { &self.eos_token_ids } else { own }
-    }
-
-    /// Columns of the attention's fused input projection: queries, keys, values.
-    #[must_use]
-    pub const fn qkv_columns(&self) -> usize {
-        (self.query_heads + 2 * self.kv_heads) * self.head_dim
-    }
-
-    /// Columns of the attention's output.
-    #[must_use]
-    pub const fn attention_columns(&self) -> usize {
-        self.query_heads * self.head_dim
     }
 
     /// Number of weights, norms and biases left out, tied embeddings counted once.
@@ -271,11 +259,14 @@ mod tests {
     #[test]
     fn defaults_are_filled_in() {
         let config = parse(&llama()).unwrap();
-        assert_eq!((config.head_dim, config.qkv_columns(), config.norm_epsilon), (16, 128, 1e-6));
+        assert_eq!((config.head_dim, config.norm_epsilon), (16, 1e-6));
         assert_eq!(config.rope.theta, 10_000.0);
         assert_eq!(config.stored_type, Some(DataType::BF16));
         assert_eq!(config.eos_token_ids, [1, 2]);
         assert!(!config.tied_embeddings && config.windows == [None, None]);
+        let mut olmo2 = llama();
+        olmo2["architectures"] = json!(["Olmo2ForCausalLM"]);
+        assert_eq!(parse(&olmo2).unwrap().norm_epsilon, 1e-5);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::config::fields::Fields;
 pub(super) const FAMILY: Family = Family {
     architecture: "LlamaForCausalLM",
     head_dim: None,
+    norm_epsilon: 1e-6,
     traits,
     keys: &["attention_bias", "mlp_bias", "layer_types"],
     windows: no_windows,
@@ -18,6 +19,6 @@ fn traits(fields: &Fields<'_>) -> Result<Traits, ModelError> {
         qkv_bias: attention_bias,
         output_bias: attention_bias,
         mlp_bias: fields.flag_or("mlp_bias", false)?,
-        query_key_norm: false,
+        ..Traits::default()
     })
 }

@@ -9,6 +9,7 @@ use crate::config::fields::Fields;
 pub(super) const FAMILY: Family = Family {
     architecture: "MistralForCausalLM",
     head_dim: None,
+    norm_epsilon: 1e-6,
     traits,
     keys: &["layer_types", "sliding_window", "use_sliding_window"],
     windows,

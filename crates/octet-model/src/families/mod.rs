@@ -2,6 +2,7 @@
 
 mod llama;
 mod mistral;
+mod olmo2;
 mod qwen2;
 mod qwen3;
 
@@ -17,6 +18,8 @@ pub(crate) struct Family {
     pub(crate) architecture: &'static str,
     /// Head size where the config has none, if it is not `hidden_size / num_attention_heads`.
     pub(crate) head_dim: Option<usize>,
+    /// `rms_norm_eps` where the config has none.
+    pub(crate) norm_epsilon: f64,
     /// Biases and norms.
     pub(crate) traits: fn(&Fields<'_>) -> Result<Traits, ModelError>,
     /// Keys of the config that it reads besides those of all, and those that say what is so anyway.
@@ -34,11 +37,33 @@ pub struct Traits {
     pub output_bias: bool,
     /// The MLP's projections have a bias.
     pub mlp_bias: bool,
-    /// Each query and key head is normalised before the rotation.
-    pub query_key_norm: bool,
+    /// How queries and keys are normalised before the rotation, if they are.
+    pub query_key_norm: Option<HeadNorm>,
+    /// Where attention and MLP are normalised.
+    pub norms: NormPlacement,
 }
 
-const FAMILIES: [&Family; 4] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
+/// What of queries and keys a norm runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadNorm {
+    /// Each head by itself, with one weight for all.
+    Each,
+    /// All heads of the queries together, and all of the keys.
+    Together,
+}
+
+/// Where the norms of a layer's attention and MLP are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NormPlacement {
+    /// Over the residual that they read.
+    #[default]
+    Before,
+    /// Over what they add to the residual, which they read as it is.
+    After,
+}
+
+const FAMILIES: [&Family; 5] =
+    [&llama::FAMILY, &mistral::FAMILY, &olmo2::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
 
 /// The family of an architecture.
 pub(crate) fn find(architecture: &str) -> Result<&'static Family, ModelError> {

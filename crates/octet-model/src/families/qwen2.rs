@@ -4,8 +4,14 @@ use super::{Family, Traits, Windows, sliding_layers};
 use crate::ModelError;
 use crate::config::fields::Fields;
 
-pub(super) const FAMILY: Family =
-    Family { architecture: "Qwen2ForCausalLM", head_dim: None, traits, keys: &KEYS, windows };
+pub(super) const FAMILY: Family = Family {
+    architecture: "Qwen2ForCausalLM",
+    head_dim: None,
+    norm_epsilon: 1e-6,
+    traits,
+    keys: &KEYS,
+    windows,
+};
 
 /// Of windows, and the bias, which Qwen2 has whatever its key says; Qwen3 has the same.
 pub(super) const KEYS: [&str; 5] =

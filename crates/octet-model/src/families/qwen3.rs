@@ -1,6 +1,6 @@
 //! Qwen3 (dense): an RMS norm over each query and key head before the rotation, heads of 128.
 
-use super::{Family, Traits, qwen2};
+use super::{Family, HeadNorm, Traits, qwen2};
 use crate::ModelError;
 use crate::config::fields::Fields;
 
@@ -8,6 +8,7 @@ pub(super) const FAMILY: Family = Family {
     architecture: "Qwen3ForCausalLM",
     // transformers' default, which is not hidden_size / num_attention_heads in the small models.
     head_dim: Some(128),
+    norm_epsilon: 1e-6,
     traits,
     keys: &qwen2::KEYS,
     windows: qwen2::windows,
@@ -18,7 +19,7 @@ fn traits(fields: &Fields<'_>) -> Result<Traits, ModelError> {
     Ok(Traits {
         qkv_bias: attention_bias,
         output_bias: attention_bias,
-        mlp_bias: false,
-        query_key_norm: true,
+        query_key_norm: Some(HeadNorm::Each),
+        ..Traits::default()
     })
 }

@@ -2,22 +2,25 @@
 
 use octet_backend::{AttentionSpec, Backend, BackendError, LinearUse, RotaryAndCache};
 
-use super::sites::{Described, Module, OnDevice, Operand, Projection, Stage, VectorSite, Walk};
+use super::sites::{Described, Module, OnDevice, Operand, Projection, Stage, Walk};
 use crate::ModelConfig;
+use crate::families::{HeadNorm, NormPlacement};
 use crate::workspace::Workspace;
 
 /// The sites of a layer's attention.
 pub(crate) struct Attention<S: Stage> {
-    /// `[hidden]`.
-    pub(crate) input_norm: S::Vector,
-    /// `[head_dim]`.
+    /// Of the residual that it reads, `[hidden]`.
+    pub(crate) input_norm: Option<S::Vector>,
+    /// `[head_dim]`, or `[query_heads * head_dim]`.
     pub(crate) query_norm: Option<S::Vector>,
-    /// `[head_dim]`.
+    /// `[head_dim]`, or `[kv_heads * head_dim]`.
     pub(crate) key_norm: Option<S::Vector>,
     /// `[(query_heads + 2 * kv_heads) * head_dim, hidden]`.
     pub(crate) qkv: S::Linear,
     /// `[hidden, query_heads * head_dim]`.
     pub(crate) output: S::Linear,
+    /// Of what it adds to the residual, `[hidden]`.
+    pub(crate) post_norm: Option<S::Vector>,
 }
 
 impl Attention<Described> {
@@ -25,16 +28,26 @@ impl Attention<Described> {
         let ModelConfig { hidden, query_heads, kv_heads, head_dim, traits, .. } = *config;
         let (queries, keys) = (query_heads * head_dim, kv_heads * head_dim);
         let module = Module(format!("{}.self_attn", layer.0));
-        let head_norm =
-            |name| -> Option<VectorSite> { traits.query_key_norm.then(|| module.norm(name, head_dim)) };
+        let head_norm = |name, columns| {
+            let length = match traits.query_key_norm? {
+                HeadNorm::Each => head_dim,
+                HeadNorm::Together => columns,
+            };
+            Some(module.norm(name, length))
+        };
+        let (input_norm, post_norm) = match traits.norms {
+            NormPlacement::Before => (Some("input_layernorm"), None),
+            NormPlacement::After => (None, Some("post_attention_layernorm")),
+        };
         let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
         let output = [("o_proj", hidden)];
         Self {
-            input_norm: layer.norm("input_layernorm", hidden),
-            query_norm: head_norm("q_norm"),
-            key_norm: head_norm("k_norm"),
+            input_norm: input_norm.map(|name| layer.norm(name, hidden)),
+            query_norm: head_norm("q_norm", queries),
+            key_norm: head_norm("k_norm", keys),
             qkv: module.linear("qkv_proj", &parts, hidden, LinearUse::Multiply, traits.qkv_bias),
             output: module.linear("o_proj", &output, queries, LinearUse::Multiply, traits.output_bias),
+            post_norm: post_norm.map(|name| layer.norm(name, hidden)),
         }
     }
 }
@@ -45,22 +58,23 @@ impl<S: Stage> Attention<S> {
         walk: &mut W,
     ) -> Result<Attention<T>, W::Error> {
         Ok(Attention {
-            input_norm: walk.vector(&self.input_norm)?,
+            input_norm: walk.optional(self.input_norm.as_ref())?,
             query_norm: walk.optional(self.query_norm.as_ref())?,
             key_norm: walk.optional(self.key_norm.as_ref())?,
             qkv: walk.linear(Some(Projection::Qkv), &self.qkv)?,
             output: walk.linear(Some(Projection::Output), &self.output)?,
+            post_norm: walk.optional(self.post_norm.as_ref())?,
         })
     }
 }
 
 impl<B: Backend> Attention<OnDevice<B>> {
-    /// The norm of the residual that it begins with, and the projection that reads it.
-    pub(crate) fn entry(&self) -> (&B::Vector, &B::Linear) {
-        (&self.input_norm, &self.qkv)
+    /// The norm of the residual that it begins with, if any, and the projection that reads it.
+    pub(crate) fn entry(&self) -> (Option<&B::Vector>, &B::Linear) {
+        (self.input_norm.as_ref(), &self.qkv)
     }
 
-    /// From the normed residual to the branch.
+    /// From the residual, normed, to the branch.
     pub(crate) fn run(
         &self,
         backend: &mut B,

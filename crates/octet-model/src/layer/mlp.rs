@@ -4,16 +4,19 @@ use octet_backend::{Activation, Backend, BackendError, LinearUse};
 
 use super::sites::{Described, Module, OnDevice, Projection, Stage, Walk};
 use crate::ModelConfig;
+use crate::families::NormPlacement;
 use crate::workspace::Workspace;
 
 /// The sites of a layer's MLP.
 pub(crate) struct Mlp<S: Stage> {
-    /// `[hidden]`.
-    pub(crate) input_norm: S::Vector,
+    /// Of the residual that it reads, `[hidden]`.
+    pub(crate) input_norm: Option<S::Vector>,
     /// Gate, then up: `[2 * intermediate, hidden]`.
     pub(crate) gate_up: S::Linear,
     /// `[hidden, intermediate]`.
     pub(crate) down: S::Linear,
+    /// Of what it adds to the residual, `[hidden]`.
+    pub(crate) post_norm: Option<S::Vector>,
 }
 
 impl Mlp<Described> {
@@ -22,10 +25,15 @@ impl Mlp<Described> {
         let module = Module(format!("{}.mlp", layer.0));
         let gate_up = [("gate_proj", intermediate), ("up_proj", intermediate)];
         let down = [("down_proj", hidden)];
+        let (input_norm, post_norm) = match traits.norms {
+            NormPlacement::Before => (Some("post_attention_layernorm"), None),
+            NormPlacement::After => (None, Some("post_feedforward_layernorm")),
+        };
         Self {
-            input_norm: layer.norm("post_attention_layernorm", hidden),
+            input_norm: input_norm.map(|name| layer.norm(name, hidden)),
             gate_up: module.linear("gate_up_proj", &gate_up, hidden, LinearUse::Gated, traits.mlp_bias),
             down: module.linear("down_proj", &down, intermediate, LinearUse::Multiply, traits.mlp_bias),
+            post_norm: post_norm.map(|name| layer.norm(name, hidden)),
         }
     }
 }
@@ -33,20 +41,21 @@ impl Mlp<Described> {
 impl<S: Stage> Mlp<S> {
     pub(super) fn walk<'a, T: Stage, W: Walk<'a, S, T>>(&'a self, walk: &mut W) -> Result<Mlp<T>, W::Error> {
         Ok(Mlp {
-            input_norm: walk.vector(&self.input_norm)?,
+            input_norm: walk.optional(self.input_norm.as_ref())?,
             gate_up: walk.linear(Some(Projection::GateUp), &self.gate_up)?,
             down: walk.linear(Some(Projection::Down), &self.down)?,
+            post_norm: walk.optional(self.post_norm.as_ref())?,
         })
     }
 }
 
 impl<B: Backend> Mlp<OnDevice<B>> {
-    /// The norm of the residual that it begins with, and the projection that reads it.
-    pub(crate) fn entry(&self) -> (&B::Vector, &B::Linear) {
-        (&self.input_norm, &self.gate_up)
+    /// The norm of the residual that it begins with, if any, and the projection that reads it.
+    pub(crate) fn entry(&self) -> (Option<&B::Vector>, &B::Linear) {
+        (self.input_norm.as_ref(), &self.gate_up)
     }
 
-    /// From the normed residual to the branch.
+    /// From the residual, normed, to the branch.
     pub(crate) fn run(
         &self,
         backend: &mut B,

@@ -14,9 +14,15 @@ use std::convert::Infallible;
 use octet_backend::LinearUse;
 
 use crate::ModelConfig;
+use crate::families::NormPlacement;
 use attention::Attention;
 use mlp::Mlp;
-use sites::{Described, LinearSite, Module, PartSite, Projection, Quantized, Stage, Walk};
+use sites::{Described, LinearSite, Module, PartSite, Projection, Quantized, Stage, VectorSite, Walk};
+
+/// Weight and epsilon of a norm that changes nothing: the epsilon is so much larger than any mean square that the sum
+/// is the epsilon, whose root the weight undoes. Both are powers of two, so nothing is rounded.
+const IDENTITY_WEIGHT: f32 = (1u64 << 50) as f32;
+pub(crate) const IDENTITY_EPSILON: f32 = IDENTITY_WEIGHT * IDENTITY_WEIGHT;
 
 /// Everything that a model has weights for.
 pub(crate) struct Model<S: Stage> {
@@ -26,6 +32,8 @@ pub(crate) struct Model<S: Stage> {
     pub(crate) head: Option<S::Linear>,
     /// Layers, in order.
     pub(crate) layers: Vec<Layer<S>>,
+    /// What stands for the norm where a part of a layer reads the residual as it is. `[hidden]`.
+    pub(crate) identity: Option<S::Vector>,
     /// `[hidden]`.
     pub(crate) final_norm: S::Vector,
 }
@@ -56,6 +64,10 @@ impl Model<Described> {
             embedding: table(EMBEDDING, EMBEDDING, usage, Quantized::Never),
             head: (!is_head).then(|| table("lm_head", head, LinearUse::Multiply, Quantized::IfStoredOrAsked)),
             layers: (0..config.layers).map(layer).collect(),
+            identity: (config.traits.norms == NormPlacement::After).then(|| VectorSite {
+                constant: Some(IDENTITY_WEIGHT),
+                ..Module("identity".to_owned()).norm("norm", columns)
+            }),
             final_norm: Module("model".to_owned()).norm("norm", columns),
         }
     }
@@ -74,7 +86,8 @@ impl<S: Stage> Model<S> {
         for layer in &self.layers {
             layers.push(Layer { attention: layer.attention.walk(walk)?, mlp: layer.mlp.walk(walk)? });
         }
-        Ok(Model { embedding, head, layers, final_norm: walk.vector(&self.final_norm)? })
+        let identity = walk.optional(self.identity.as_ref())?;
+        Ok(Model { embedding, head, layers, identity, final_norm: walk.vector(&self.final_norm)? })
     }
 
     /// All linears, in the order of the walk, with what they multiply in a step.
@@ -103,5 +116,18 @@ impl<'a, S: Stage> Walk<'a, S, ()> for Linears<'a, S::Linear> {
 
     fn vector(&mut self, _: &'a S::Vector) -> Result<(), Infallible> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_changes_no_number() {
+        for value in [0.0f32, -0.1, 3.7, 65_504.0, 1e9, 1.0 / 3e9] {
+            let reciprocal = 1.0 / (value * value + IDENTITY_EPSILON).sqrt();
+            assert_eq!(value * reciprocal * IDENTITY_WEIGHT, value);
+        }
     }
 }

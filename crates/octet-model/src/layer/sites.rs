@@ -109,12 +109,14 @@ pub(crate) enum Quantized {
 }
 
 /// The weight of a norm.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct VectorSite {
     /// Name of the tensor.
     pub(crate) name: String,
     /// Elements.
     pub(crate) length: usize,
+    /// What each of them is, for a weight that no checkpoint has.
+    pub(crate) constant: Option<f32>,
 }
 
 /// The modules under a name, such as `model.layers.0.mlp`.
@@ -144,7 +146,7 @@ impl Module {
 
     /// A norm's weight.
     pub(super) fn norm(&self, name: &str, length: usize) -> VectorSite {
-        VectorSite { name: format!("{}.{name}.weight", self.0), length }
+        VectorSite { name: format!("{}.{name}.weight", self.0), length, constant: None }
     }
 }
 

@@ -49,6 +49,7 @@ mod tests {
         assert_eq!(millions("llama-3.2-1b"), 1_235);
         assert_eq!(millions("qwen3-0.6b"), 595);
         assert_eq!(millions("llama-160m"), 124);
+        assert_eq!(config("llama-3-8b").unwrap().layer_parameters() / 1_000_000, 6_979);
         assert!(config("gpt-5").is_err());
     }
 }

@@ -115,7 +115,7 @@ impl<'a> Source<'a> {
 
     /// Reads a norm's weight.
     pub(super) fn vector(&self, plan: &TensorPlan) -> Result<Vec<f32>, ModelError> {
-        let values = self.numbers(plan, 1.0)?;
+        let values = self.numbers(plan, plan.constant.unwrap_or(1.0))?;
         check_finite(&plan.name, &values)?;
         Ok(values)
     }

@@ -36,6 +36,8 @@ pub(crate) struct TensorPlan {
     pub(crate) stored: Option<StoredTensor>,
     /// Elements.
     pub(crate) elements: usize,
+    /// What each of them is, if they are not read at all.
+    pub(crate) constant: Option<f32>,
 }
 
 /// One shard of a fused linear.
@@ -182,7 +184,13 @@ impl Walk<'_, Described, Planned> for Planner<'_> {
     }
 
     fn vector(&mut self, site: &VectorSite) -> Result<TensorPlan, ModelError> {
-        self.plain_vector(site.name.clone(), site.length)
+        let VectorSite { name, length, constant } = site;
+        match constant {
+            None => self.plain_vector(name.clone(), *length),
+            constant => {
+                Ok(TensorPlan { name: name.clone(), stored: None, elements: *length, constant: *constant })
+            }
+        }
     }
 }
 
@@ -296,7 +304,7 @@ impl Planner<'_> {
             Some(_) => {}
         }
         self.used.insert(name.clone());
-        Ok(TensorPlan { name, stored, elements })
+        Ok(TensorPlan { name, stored, elements, constant: None })
     }
 
     /// The stored element type, which must be FP8 or must not be.

@@ -67,6 +67,22 @@ fn headers_that_lie() {
     says(&element, &["a header that lies", "in F64"]);
 }
 
+/// What is right for one family is named as wrong in another.
+#[test]
+fn norms_of_another_family() {
+    let norm = "model.layers.0.self_attn.q_norm.weight";
+    let mut draft = Draft::of("olmo2");
+    draft.tensors.insert(norm.to_owned(), Tensor::f32(&[16], &[1.0; 16]));
+    says(&draft.error(), &[norm, "[16]", "[64]"]);
+    let mut draft = Draft::of("olmo2");
+    let before = "model.layers.1.input_layernorm.weight";
+    draft.tensors.insert(before.to_owned(), Tensor::f32(&[64], &[1.0; 64]));
+    says(&draft.error(), &[before, "Olmo2ForCausalLM"]);
+    let mut draft = Draft::of(CASE);
+    draft.config["architectures"] = json!(["Olmo2ForCausalLM"]);
+    says(&draft.error(), &["lacks 6 tensors", "model.layers.0.post_feedforward_layernorm.weight"]);
+}
+
 #[test]
 fn tensors_that_do_not_fit_the_config() {
     let mut draft = Draft::of(CASE);

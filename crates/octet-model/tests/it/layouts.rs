@@ -72,7 +72,7 @@ fn run(draft: &Draft, options: LoadOptions) -> Vec<f32> {
     let model = draft.load_with(options).unwrap();
     assert_eq!(model.warnings(), []);
     let mut runner = model.into_runner(limits(128)).unwrap();
-    logits(&mut runner, &Golden::read(CASE).prompt, usize::MAX / 2)
+    logits(&mut runner, &Golden::read(&draft.case).prompt, usize::MAX / 2)
 }
 
 /// Holds every instruction set of this machine to the expected logits.
@@ -82,7 +82,7 @@ fn agrees_on_cpu(draft: &Draft, options: LoadOptions, expected: &[f32], what: &s
         // linear to linear; the others multiply in 32.
         let tolerance = if matches!(isa.name(), "avx512bf16" | "amx") { 2e-2 } else { 1e-4 };
         let mut runner = draft.load_on(cpu_with(isa), options).unwrap().into_runner(limits(128)).unwrap();
-        let found = logits(&mut runner, &Golden::read(CASE).prompt, usize::MAX / 2);
+        let found = logits(&mut runner, &Golden::read(&draft.case).prompt, usize::MAX / 2);
         let differences: Vec<f32> =
             found.iter().zip(expected).map(|(found, expected)| found - expected).collect();
         let difference = spread(&differences) / spread(expected);
@@ -100,9 +100,16 @@ struct Layout {
     ignored: &'static [&'static str],
 }
 
-/// Writes a checkpoint in a layout and its dequantised twin, and compares their logits.
+/// Checks a layout with norms before and after, of heads and of all of them.
 fn check(name: &str, layout: &Layout) {
-    let mut stored = Draft::of(CASE);
+    for case in [CASE, "olmo2"] {
+        check_case(case, &format!("{case}, {name}"), layout);
+    }
+}
+
+/// Writes a checkpoint in a layout and its dequantised twin, and compares their logits.
+fn check_case(case: &str, name: &str, layout: &Layout) {
+    let mut stored = Draft::of(case);
     let mut twin = stored.clone();
     stored.config["quantization_config"] = layout.config.clone();
     for linear in stored.linears() {
@@ -120,7 +127,7 @@ fn check(name: &str, layout: &Layout) {
         }
     }
     let (found, expected) = (run(&stored, EXACT), run(&twin, EXACT));
-    let exact = Golden::read(CASE).logits;
+    let exact = Golden::read(case).logits;
     assert!(
         distance(&found, &expected) / spread(&expected) < 1e-5,
         "{name}: {}",

@@ -52,6 +52,8 @@ impl Golden {
 /// A checkpoint in memory, to be changed and written.
 #[derive(Clone)]
 pub(crate) struct Draft {
+    /// The case that it was made of.
+    pub(crate) case: String,
     pub(crate) config: Value,
     pub(crate) tensors: BTreeMap<String, Tensor>,
 }
@@ -99,7 +101,7 @@ impl Draft {
                 Tensor { element: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() };
             tensors.insert(name.to_owned(), Tensor::f32(&tensor.shape, &tensor.numbers()));
         }
-        Self { config, tensors }
+        Self { case: case.to_owned(), config, tensors }
     }
 
     /// Names of the decoder layers' linears, without `.weight`.
