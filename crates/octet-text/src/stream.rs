@@ -23,8 +23,6 @@ pub struct TextDelta {
     pub text: String,
     /// The stop string that ended the text; from then on every delta says so and has no text.
     pub stopped_by: Option<String>,
-    /// Characters that the text had before this token, shown or held back: the token's `text_offset`.
-    pub text_offset: usize,
 }
 
 /// Joins detokeniser and stop strings, for one sequence.
@@ -35,8 +33,6 @@ pub struct TextStream {
     matcher: StopMatcher,
     /// Text of the newest token; kept for its memory.
     fresh: String,
-    /// Characters of the text so far.
-    characters: usize,
     /// So many tokens are still to come before stop strings count.
     tokens_before_stop: usize,
 }
@@ -47,7 +43,7 @@ impl TextStream {
     pub fn new(tokenizer: Arc<Tokenizer>, options: StreamOptions, prompt: &[u32]) -> Self {
         let detokenizer = Detokenizer::after(tokenizer.table(), options.skip_special_tokens, prompt);
         let matcher = StopMatcher::new(options.stop, options.include_stop_str_in_output);
-        Self { tokenizer, detokenizer, matcher, fresh: String::new(), characters: 0, tokens_before_stop: 0 }
+        Self { tokenizer, detokenizer, matcher, fresh: String::new(), tokens_before_stop: 0 }
     }
 
     /// Stop strings count only in text after the first `min_tokens` tokens.
@@ -64,14 +60,13 @@ impl TextStream {
     /// # Errors
     /// None at present: the table made at load covers every token. The signature leaves room for decoders that can fail.
     pub fn push(&mut self, token: u32) -> Result<TextDelta, TextError> {
-        let text_offset = self.characters;
         let mut text = String::new();
         if self.matcher.found().is_none() {
             self.fresh.clear();
             self.detokenizer.push(self.tokenizer.table(), token, &mut self.fresh);
             self.show(&mut text);
         }
-        Ok(TextDelta { text, stopped_by: self.matcher.found().map(str::to_owned), text_offset })
+        Ok(TextDelta { text, stopped_by: self.matcher.found().map(str::to_owned) })
     }
 
     /// The text that was held back, after the last token. Half a character comes out as U+FFFD.
@@ -95,7 +90,6 @@ impl TextStream {
     }
 
     fn show(&mut self, text: &mut String) {
-        self.characters += self.fresh.chars().count();
         if self.tokens_before_stop > 0 {
             self.tokens_before_stop -= 1;
             text.push_str(&self.fresh);

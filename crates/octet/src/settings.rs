@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use octet_backend::DeviceMemory;
 use octet_cpu::{CpuOptions, PoolOptions, ThreadBinding};
 use octet_engine::{EngineConfig, SchedulingPolicy};
 use octet_model::{
@@ -211,6 +212,31 @@ pub(crate) fn check_quantization(arguments: &EngineArgs, config: &ModelConfig) -
              take --quantization fp8 to quantise it while it loads"
         ),
     }
+}
+
+/// Refuses a KV cache for which the device is too small, before the weights are loaded.
+///
+/// # Errors
+/// It is; or a variable that cannot be read.
+pub(crate) fn check_kv_memory(arguments: &EngineArgs, device: DeviceMemory) -> Result<()> {
+    if arguments.num_gpu_blocks_override.is_some() {
+        return Ok(());
+    }
+    let (name, asked_bytes) = match (arguments.kv_cache_memory_bytes, kv_space_variable()?) {
+        (Some(bytes), _) => ("--kv-cache-memory-bytes", bytes),
+        (None, Some(bytes)) => (KV_SPACE_VARIABLE, bytes),
+        (None, None) => return Ok(()),
+    };
+    if asked_bytes <= device.total_bytes {
+        return Ok(());
+    }
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    bail!(
+        "{name} asks for {:.3} GiB of KV cache, and the device has {:.3} GiB in all; ask for less, or leave it out to take \
+         what --gpu-memory-utilization allows",
+        gib(asked_bytes),
+        gib(device.total_bytes)
+    )
 }
 
 /// How memory is to be divided, for sequences of at most `longest` tokens.

@@ -4,14 +4,14 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use octet_backend::{Backend, DataType, TunableBackend};
 use octet_cpu::CpuBackend;
 use octet_engine::{EngineConfig, EngineHandle, EngineThread, Executor};
 use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, RequestBudget, ResolvedModel};
 
-use crate::cli::{Device, EngineArgs};
+use crate::cli::EngineArgs;
 use crate::environment;
 use crate::report;
 use crate::selftest::startup::{self, InUse, Passed};
@@ -117,16 +117,13 @@ pub(crate) fn resolve(source: &Source, arguments: &EngineArgs) -> Result<Resolve
 /// Loads a model onto the CPU.
 ///
 /// # Errors
-/// As [`load_on`], settings of threads that cannot be, and a GPU that was asked for where only the CPU is measured.
+/// As [`load_on`], and settings of threads that cannot be.
 pub(crate) fn load(
     source: &Source,
     model: ResolvedModel,
     arguments: &EngineArgs,
     purpose: Purpose,
 ) -> Result<Ready<TunedRunner<CpuBackend>>> {
-    if !matches!(arguments.device, Device::Auto | Device::Cpu) {
-        bail!("this runs on the CPU only; to measure a GPU, start `octet serve` and use `octet bench serve`");
-    }
     let backend = || Ok(CpuBackend::new(&settings::cpu_options(arguments)?)?);
     load_on(backend, source, model, arguments, purpose)
 }
@@ -161,6 +158,7 @@ fn load_here<B: TunableBackend>(
 ) -> Result<Ready<TunedRunner<B>>> {
     let begun = Instant::now();
     report::device(&backend.info());
+    settings::check_kv_memory(arguments, backend.memory())?;
     let mut bar = LoadBar::new();
     let options = settings::load_options(arguments);
     let loaded = LoadedModel::load_resolved(backend, model, &options, &mut |progress| bar.show(progress));

@@ -143,18 +143,6 @@ fn stop_strings_do_not_count_before_the_minimum_length() {
 }
 
 #[test]
-fn offsets_count_characters() {
-    let tokenizer = Folder::new().with_json("tokenizer.json", &byte_level()).load();
-    let mut tokens = tokenizer.encode("hello", false).unwrap();
-    tokens.extend(tokenizer.encode("é hello", false).unwrap());
-    tokens.push(tokenizer.token_id("<|end|>").unwrap());
-    tokens.extend(tokenizer.encode("l", false).unwrap());
-    let mut stream = TextStream::new(Arc::clone(&tokenizer), options(true, &["lo hexen"]), &[]);
-    let offsets: Vec<usize> = tokens.iter().map(|&token| stream.push(token).unwrap().text_offset).collect();
-    assert_eq!(offsets, [0, 5, 5, 6, 12, 12]);
-}
-
-#[test]
 fn a_long_text_costs_as_much_a_token_as_a_short_one() {
     let tokenizer = Folder::new().with_json("tokenizer.json", &byte_level()).load();
     let hello = tokenizer.token_id("Ġhello").unwrap();

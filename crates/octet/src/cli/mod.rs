@@ -23,7 +23,7 @@ pub(crate) use sizes::{parse_bytes, parse_count, parse_seconds};
 
 /// Serves large language models from one native program.
 #[derive(Debug, Parser)]
-#[command(name = "octet", version, about, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "octet", version, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -128,6 +128,12 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         definition().debug_assert();
+    }
+
+    #[test]
+    fn the_help_begins_with_what_octet_does() {
+        let help = definition().render_long_help().to_string();
+        assert!(help.starts_with("Serves large language models"), "{help}");
     }
 
     #[test]

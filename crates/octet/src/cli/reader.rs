@@ -138,6 +138,13 @@ impl<'a> Reader<'a> {
         }
         self.answer_foreign()?;
         for (name, object) in std::mem::take(&mut self.dotted) {
+            if self.given.iter().any(|given| given.id == name.replace('-', "_")) {
+                let message = format!(
+                    "--{name} is given whole and key by key (--{name}.KEY): one would replace the other, so write all keys in \
+                     one of the two forms"
+                );
+                return Err(self.error(ErrorKind::ArgumentConflict, &message));
+            }
             self.push(&name, vec![format!("--{name}={}", Value::Object(object)).into()]);
         }
         let arguments = self.given.into_iter().flat_map(|given| given.words).collect();
@@ -194,6 +201,10 @@ impl<'a> Reader<'a> {
         words: &mut Words,
     ) -> Result<(), Error> {
         if is_switch(argument) {
+            if let Some(path) = path {
+                let message = format!("{typed}.{path}: {typed} is on or off, and has no keys");
+                return Err(self.error(ErrorKind::UnknownArgument, &message));
+            }
             let is_on = self.switched(typed, attached.as_deref())?;
             self.switch(argument, is_on);
             return Ok(());

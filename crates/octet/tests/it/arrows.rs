@@ -1,4 +1,4 @@
-//! The arrows between crates are those of ARCHITECTURE.md's table, and no others.
+//! The arrows between crates are those of ARCHITECTURE.md's table: no other exists, and none there is idle.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,7 +72,11 @@ fn faults(rows: &BTreeMap<String, Row>, manifests: &BTreeMap<String, toml::Table
             faults.push(format!("{name} is missing in the table"));
             continue;
         };
-        for dependency in dependencies(manifest, &ours) {
+        let dependencies = dependencies(manifest, &ours);
+        for idle in row.allowed.iter().flatten().filter(|name| !dependencies.contains(*name)) {
+            faults.push(format!("the row of {name} allows {idle}, on which it does not depend"));
+        }
+        for dependency in dependencies {
             if !row.allows(&dependency) {
                 faults.push(format!("{name} depends on {dependency}, which its row does not allow"));
             }
@@ -122,12 +126,14 @@ fn a_wrong_arrow_would_be_found() {
     let right =
         manifests("[dependencies]\nocteta = { package = \"octet-a\" }\n[dev-dependencies]\noctet = {}");
     assert_eq!(faults(&rows, &right), std::slice::from_ref(&row_without_crate));
+    let idle = "the row of octet-b allows octet-a, on which it does not depend".to_owned();
     let wrong = manifests("[target.'cfg(unix)'.build-dependencies]\nprogram = { package = \"octet\" }");
     let arrow = "octet-b depends on octet, which its row does not allow".to_owned();
-    assert_eq!(faults(&rows, &wrong), [row_without_crate, arrow]);
-    let mut unlisted = manifests("");
+    assert_eq!(faults(&rows, &wrong), [row_without_crate, idle, arrow]);
+    let mut unlisted = manifests("[dependencies]\nocteta = { package = \"octet-a\" }");
     unlisted.insert("octet-d".to_owned(), toml::Table::new());
-    unlisted.insert("octet-c".to_owned(), toml::Table::new());
+    let uses_both = "[dependencies]\noctet-a = {}\noctet-b = {}";
+    unlisted.insert("octet-c".to_owned(), uses_both.parse().unwrap());
     unlisted.insert("octet".to_owned(), "[dependencies]\noctet-c = {}".parse().unwrap());
     let expected = ["octet depends on octet-c, which is for tests only", "octet-d is missing in the table"]
         .map(str::to_owned);

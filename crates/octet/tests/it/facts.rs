@@ -39,10 +39,15 @@ fn generation_config_says_what_ends_a_sequence() {
 #[test]
 fn overrides_of_the_config_are_named_at_start() {
     let folder = Checkpoint::llama().write();
-    let server = Server::start(folder.path(), &["--hf-overrides", r#"{"eos_token_id": 7, "zeal": 1}"#]);
-    assert_eq!(finish_reason(&server, 7), "stop");
-    let said = &server.said_at_start;
-    for text in ["--hf-overrides: eos_token_id 7, zeal 1", "keys that are not known are ignored: zeal"] {
-        assert!(said.contains(text), "{said}");
+    let whole = &["--hf-overrides", r#"{"eos_token_id": 7, "zeal": {"degree": 1}}"#][..];
+    let dotted = &["--hf-overrides.eos_token_id", "7", "--hf-overrides.zeal.degree", "1"];
+    for options in [whole, dotted] {
+        let server = Server::start(folder.path(), options);
+        assert_eq!(finish_reason(&server, 7), "stop");
+        let said = &server.said_at_start;
+        let named = r#"--hf-overrides: eos_token_id 7, zeal {"degree":1}"#;
+        for text in [named, "keys that are not known are ignored: zeal"] {
+            assert!(said.contains(text), "{said}");
+        }
     }
 }

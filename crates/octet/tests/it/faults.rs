@@ -155,6 +155,14 @@ fn too_little_memory() {
 }
 
 #[test]
+fn more_kv_cache_than_memory_is_refused_before_the_weights_are_loaded() {
+    let folder = Checkpoint::llama().write();
+    let said = refusal(folder.path(), &["--kv-cache-memory-bytes", "4000T"]);
+    expect_words(&said, &["--kv-cache-memory-bytes asks for 4096000.000 GiB", "GiB in all"]);
+    assert!(!said.contains("loaded in"), "{said}");
+}
+
+#[test]
 fn flags_that_cannot_be_followed() {
     let folder = Checkpoint::llama().write();
     for (options, words) in [
@@ -173,6 +181,7 @@ fn flags_that_cannot_be_followed() {
         ),
         (&["--override-generation-config", r#"{"heat": 1}"#], &["heat is 1", "min_p"]),
         (&["--hf-overrides", r#"{"hidden_act": "relu"}"#], &["hidden_act is \"relu\"", "silu"]),
+        (&["--hf-overrides.hidden_act", "relu"], &["hidden_act is \"relu\"", "silu"]),
     ] {
         expect_words(&refusal(folder.path(), options), words);
     }
