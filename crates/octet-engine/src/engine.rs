@@ -10,9 +10,9 @@ use crate::error::{ConfigError, SubmitError};
 use crate::executor::{Executor, ExecutorError, OutputRow, RowOutcome, StepOutput, StepPlan};
 use crate::ledger::Ledger;
 use crate::pace::{Measured, Pace};
-use crate::request::{Delivery, Event, FinishReason, Request, RequestFault, RequestId};
+use crate::request::{Delivery, Event, Finish, FinishReason, Request, RequestFault, RequestId};
 use crate::scheduler::Scheduler;
-use crate::sequence::{Sequence, SequenceKey};
+use crate::sequence::SequenceKey;
 use crate::stats::EngineStats;
 
 /// A request that was not taken, handed back.
@@ -41,8 +41,13 @@ pub struct StepSummary {
 
 /// How a request ends.
 enum Ending {
-    Finished(FinishReason, Option<u32>),
+    Finished(Finish),
     Failed(RequestFault),
+}
+
+impl Ending {
+    /// Nobody wants the rest.
+    const ABORT: Self = Self::Finished(Finish::by(FinishReason::Abort));
 }
 
 /// Requests and an executor; [`Engine::step`] moves all of them on.
@@ -118,7 +123,7 @@ impl<E: Executor> Engine<E> {
     /// may just have ended.
     pub fn abort(&mut self, id: RequestId) {
         if let Some(key) = self.keys.get(&id) {
-            self.end(*key, Ending::Finished(FinishReason::Abort, None));
+            self.end(*key, Ending::ABORT);
         }
     }
 
@@ -282,7 +287,7 @@ impl<E: Executor> Engine<E> {
     ) -> Option<Ending> {
         let sequence = &mut self.scheduler.sequences[key];
         sequence.computed += std::mem::take(&mut sequence.scheduled);
-        let mut ending = sequence.abandoned.then_some(Ending::Finished(FinishReason::Abort, None));
+        let mut ending = sequence.abandoned.then_some(Ending::ABORT);
         let mut sampled = None;
         for outcome in outcomes {
             match outcome {
@@ -323,20 +328,19 @@ impl<E: Executor> Engine<E> {
                 "each prompt token but the first has a logprob"
             );
             if self.ledger.deliver(sequence.id, Event::PromptLogprobs(logprobs), self.now) == Delivery::Gone {
-                return Some(Ending::Finished(FinishReason::Abort, None));
+                return Some(Ending::ABORT);
             }
         }
-        (sequence.max_tokens == 0).then_some(Ending::Finished(FinishReason::Length, None))
+        (sequence.max_tokens == 0).then_some(Ending::Finished(Finish::by(FinishReason::Length)))
     }
 
     /// Appends a sampled token, reports it, and says whether the sequence ends with it.
     fn append(&mut self, key: SequenceKey, token: SampledToken) -> Option<Ending> {
         let sequence = &mut self.scheduler.sequences[key];
-        let id = token.token;
-        sequence.tokens.push(id);
-        let ending = stop_reason(sequence, id, self.config.longest_sequence());
-        let delivery = self.ledger.deliver(sequence.id, Event::Token(token), self.now);
-        ending.or((delivery == Delivery::Gone).then_some(Ending::Finished(FinishReason::Abort, None)))
+        sequence.tokens.push(token.token);
+        let finish = sequence.finish(&self.config);
+        let delivery = self.ledger.deliver(sequence.id, Event::Token { token, finish }, self.now);
+        finish.map(Ending::Finished).or((delivery == Delivery::Gone).then_some(Ending::ABORT))
     }
 
     /// Ends a request: blocks, slot and account go back, and the sink gets its last event.
@@ -347,7 +351,7 @@ impl<E: Executor> Engine<E> {
             self.executor.release(slot);
         }
         match ending {
-            Ending::Finished(reason, stop) => self.ledger.finish(sequence.id, reason, stop, self.now),
+            Ending::Finished(finish) => self.ledger.finish(sequence.id, finish, self.now),
             Ending::Failed(fault) => self.ledger.fail(sequence.id, fault),
         }
     }
@@ -361,22 +365,6 @@ impl<E: Executor> Engine<E> {
             assert_eq!(self.scheduler.kv().held_blocks(), 0, "an idle engine holds no block");
         }
     }
-}
-
-/// Whether a sequence that now ends with `token` is done: end of sequence and stop ids count once `min_tokens` are
-/// out, then the lengths.
-fn stop_reason(sequence: &Sequence, token: u32, longest_sequence: usize) -> Option<Ending> {
-    let sampling = &sequence.sampling;
-    if sequence.generated() >= sampling.min_tokens as usize {
-        if sampling.eos_token_id == Some(token) {
-            return Some(Ending::Finished(FinishReason::Stop, None));
-        }
-        if sampling.stop_token_ids.contains(&token) {
-            return Some(Ending::Finished(FinishReason::Stop, Some(token)));
-        }
-    }
-    let full = sequence.tokens.len() >= longest_sequence || sequence.generated() >= sequence.max_tokens;
-    full.then_some(Ending::Finished(FinishReason::Length, None))
 }
 
 /// An executed step in numbers.

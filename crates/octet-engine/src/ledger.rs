@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::request::{Delivery, Event, EventSink, FinishReason, Finished, RequestId, RequestTiming};
+use crate::request::{Delivery, Event, EventSink, Finish, Finished, RequestId, RequestTiming};
 
 /// Blocks lent to a sequence and taken back. Both only grow; a closed account must have them equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl Ledger {
     pub(crate) fn deliver(&mut self, id: RequestId, event: Event, now: Duration) -> Delivery {
         let account = self.account(id);
         match &event {
-            Event::Token(_) => {
+            Event::Token { .. } => {
                 account.first_token.get_or_insert(now);
                 account.last_token = Some(now);
             }
@@ -99,17 +99,11 @@ impl Ledger {
     }
 
     /// Ends a request in order.
-    pub(crate) fn finish(
-        &mut self,
-        id: RequestId,
-        reason: FinishReason,
-        stop_token_id: Option<u32>,
-        now: Duration,
-    ) {
+    pub(crate) fn finish(&mut self, id: RequestId, finish: Finish, now: Duration) {
         let mut account = self.close(id);
         let timing = account.timing(now);
         // Whether anybody listens makes no difference at the end.
-        let _ = account.sink.deliver(Event::Finished(Finished { reason, stop_token_id, timing }));
+        let _ = account.sink.deliver(Event::Finished(Finished { finish, timing }));
     }
 
     /// Ends a request by a fault.
@@ -136,6 +130,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::FinishReason;
 
     struct Deaf;
 
@@ -150,8 +145,8 @@ mod tests {
     fn a_second_end_is_caught() {
         let mut ledger = Ledger::default();
         ledger.open(RequestId(1), Box::new(Deaf), Duration::ZERO);
-        ledger.finish(RequestId(1), FinishReason::Stop, None, Duration::ZERO);
-        ledger.finish(RequestId(1), FinishReason::Stop, None, Duration::ZERO);
+        ledger.finish(RequestId(1), Finish::by(FinishReason::Stop), Duration::ZERO);
+        ledger.finish(RequestId(1), Finish::by(FinishReason::Stop), Duration::ZERO);
     }
 
     #[test]

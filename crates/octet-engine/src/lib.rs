@@ -53,7 +53,7 @@ pub use error::{ConfigError, SubmitError};
 pub use executor::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 pub use handle::EngineHandle;
 pub use request::{
-    Delivery, Event, EventSink, FinishReason, Finished, GroupId, Request, RequestFault, RequestId,
+    Delivery, Event, EventSink, Finish, FinishReason, Finished, GroupId, Request, RequestFault, RequestId,
     RequestTiming,
 };
 pub use stats::{EngineStats, ITERATION_TOKEN_BUCKETS, IterationTokens};

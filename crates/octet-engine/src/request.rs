@@ -84,20 +84,40 @@ pub enum Event {
     /// Logprobs of all prompt tokens but the first, once the prompt is computed (only if asked for).
     PromptLogprobs(Vec<PositionLogprobs>),
     /// One more token.
-    Token(SampledToken),
+    Token {
+        /// The token.
+        token: SampledToken,
+        /// Set on the last token: how the request finishes. `Finished` follows and says the same.
+        finish: Option<Finish>,
+    },
     /// The end.
     Finished(Finished),
     /// The end, by a fault of this request.
     Failed(RequestFault),
 }
 
-/// How a request ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Finished {
+/// Which rule ended a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finish {
     /// Why.
     pub reason: FinishReason,
     /// The stop token id that ended it, if one of `stop_token_ids` did.
     pub stop_token_id: Option<u32>,
+}
+
+impl Finish {
+    /// `reason`, and no stop token id.
+    #[must_use]
+    pub const fn by(reason: FinishReason) -> Self {
+        Self { reason, stop_token_id: None }
+    }
+}
+
+/// The end of a request that did not fail.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// The rule that ended it.
+    pub finish: Finish,
     /// When its stages were passed.
     pub timing: RequestTiming,
 }

@@ -10,7 +10,7 @@ use crate::groups::GroupKey;
 use crate::ledger::BlockTally;
 use crate::prefix_cache::{BlockHash, PrefixId};
 use crate::queue::Rank;
-use crate::request::RequestId;
+use crate::request::{Finish, FinishReason, RequestId};
 
 /// Index of a sequence in the scheduler's arena, valid until the sequence is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,9 +115,29 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
+    /// The tokens that it can have, prompt and output together.
+    fn longest(&self, config: &EngineConfig) -> usize {
+        config.longest_sequence().min(self.prompt_tokens.saturating_add(self.max_tokens))
+    }
+
+    /// How it finishes with the token that it generated last, if it does: end of sequence and stop ids count once
+    /// `min_tokens` are out, then the lengths.
+    pub(crate) fn finish(&self, config: &EngineConfig) -> Option<Finish> {
+        let (sampling, token) = (&self.sampling, *self.tokens.last()?);
+        if self.generated() >= sampling.min_tokens as usize {
+            if sampling.eos_token_id == Some(token) {
+                return Some(Finish::by(FinishReason::Stop));
+            }
+            if sampling.stop_token_ids.contains(&token) {
+                return Some(Finish { reason: FinishReason::Stop, stop_token_id: Some(token) });
+            }
+        }
+        (self.tokens.len() >= self.longest(config)).then_some(Finish::by(FinishReason::Length))
+    }
+
     /// Makes room for as long as the sequence can get, so that later steps allocate nothing.
     pub(crate) fn reserve(&mut self, config: &EngineConfig) {
-        let longest = config.longest_sequence().min(self.prompt_tokens.saturating_add(self.max_tokens));
+        let longest = self.longest(config);
         let blocks = longest.div_ceil(config.block_size);
         self.tokens.own(longest);
         self.blocks.reserve_exact(blocks.saturating_sub(self.blocks.len()));

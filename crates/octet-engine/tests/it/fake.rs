@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use octet_engine::{
-    Delivery, Engine, EngineConfig, Event, EventSink, Executor, ExecutorError, FinishReason, GroupId,
+    Delivery, Engine, EngineConfig, Event, EventSink, Executor, ExecutorError, Finish, FinishReason, GroupId,
     OutputRow, Request, RequestId, RowOutcome, Slot, StepOutput, StepPlan,
 };
 use octet_sample::{LogprobCount, PositionLogprobs, SampledToken, SamplingParams, TokenLogprob};
@@ -291,10 +291,19 @@ impl Record {
 
     pub(crate) fn tokens(&self) -> Vec<u32> {
         let token = |event: &Event| match event {
-            Event::Token(token) => Some(token.token),
+            Event::Token { token, .. } => Some(token.token),
             _ => None,
         };
         self.events().iter().filter_map(token).collect()
+    }
+
+    /// What each token says of the end.
+    pub(crate) fn token_finishes(&self) -> Vec<Option<Finish>> {
+        let finish = |event: &Event| match event {
+            Event::Token { finish, .. } => Some(*finish),
+            _ => None,
+        };
+        self.events().iter().filter_map(finish).collect()
     }
 
     /// The last event, if it is an end; checks that none came earlier.
@@ -309,7 +318,7 @@ impl Record {
 
     pub(crate) fn finish(&self) -> Option<(FinishReason, Option<u32>)> {
         match self.end() {
-            Some(Event::Finished(finished)) => Some((finished.reason, finished.stop_token_id)),
+            Some(Event::Finished(finished)) => Some((finished.finish.reason, finished.finish.stop_token_id)),
             _ => None,
         }
     }

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use octet_engine::{
-    Engine, EngineConfig, Event, FinishReason, GroupId, RequestFault, RequestId, SchedulingPolicy, StepPlan,
+    Engine, EngineConfig, Event, FinishReason, Finished, GroupId, RequestFault, RequestId, SchedulingPolicy,
+    StepPlan,
 };
 use octet_sample::{LogprobCount, SamplingParams};
 use proptest::prelude::*;
@@ -194,13 +195,17 @@ fn check(taken: &Taken) {
     let end = record.end().expect("every request ends");
     assert!(expected.tokens.starts_with(&tokens), "{tokens:?} instead of {:?}", expected.tokens);
     match end {
-        Event::Finished(finished) if finished.reason == FinishReason::Abort => {
+        Event::Finished(Finished { finish, .. }) if finish.reason == FinishReason::Abort => {
             let gone = record.events().len() > *patience;
             assert!(*aborted || gone, "nobody gave the request up");
         }
-        Event::Finished(finished) => {
+        Event::Finished(Finished { finish, .. }) => {
             assert_eq!(tokens, expected.tokens);
-            assert_eq!(expected.end, Some((finished.reason, finished.stop_token_id)));
+            assert_eq!(expected.end, Some((finish.reason, finish.stop_token_id)));
+            let mut finishes = record.token_finishes();
+            let last = finishes.pop();
+            assert!(last.is_none_or(|last| last == Some(finish)), "the last token says {last:?}: {finish:?}");
+            assert!(finishes.iter().all(Option::is_none), "only the last token says the end: {finishes:?}");
             assert_eq!(record.prompt_logprobs(), expected.prompt_logprobs);
         }
         Event::Failed(RequestFault::Output(_)) => {

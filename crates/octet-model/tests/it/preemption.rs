@@ -66,7 +66,7 @@ fn run(engine: &mut Engine<Runner<CpuBackend>>, golden: &Golden, sequences: &[us
     let mut all = vec![Tokens::new(); SEQUENCES];
     for (sequence, event) in events.try_iter() {
         match event {
-            Event::Token(token) => {
+            Event::Token { token, .. } => {
                 let top = token.logprobs.unwrap().top;
                 let bits = top.iter().map(|entry| (entry.token, entry.logprob.to_bits())).collect();
                 all[sequence].push((token.token, bits));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use octet_engine::{EngineHandle, Event, FinishReason, Finished, RequestId};
+use octet_engine::{EngineHandle, Event, FinishReason, RequestId};
 use octet_sample::SampledToken;
 use octet_text::{StreamOptions, TextStream};
 
@@ -17,32 +17,17 @@ use crate::state::App;
 pub(super) struct Sequence {
     id: RequestId,
     text: TextStream,
-    stops: StopTokens,
-    max_tokens: usize,
+    /// Whether the token that stops the sequence is part of the answer's text.
+    shows_stop: bool,
     /// Tokens that are passed on together, after the first.
     stream_interval: usize,
     prompt_tokens: usize,
     cached_tokens: usize,
     generated: usize,
     ended: bool,
-    /// What has come and was not passed on: prompt logprobs, tokens whose group is not full, and the last token until
-    /// its `Finished` is here.
+    /// What has come and was not passed on: prompt logprobs, and tokens whose group is not full.
     pending: Delta,
     meter: Meter,
-}
-
-/// The tokens after which the engine ends a sequence. Their text is not part of the answer, unless asked for.
-struct StopTokens {
-    eos: Option<u32>,
-    ids: Arc<[u32]>,
-    min_tokens: usize,
-    show: bool,
-}
-
-impl StopTokens {
-    fn end_with(&self, token: u32, generated: usize) -> bool {
-        generated >= self.min_tokens && (self.eos == Some(token) || self.ids.contains(&token))
-    }
 }
 
 impl Sequence {
@@ -53,20 +38,13 @@ impl Sequence {
         options: StreamOptions,
         arrived: Instant,
     ) -> Self {
-        let sampling = &plan.sampling;
-        let stops = StopTokens {
-            eos: sampling.eos_token_id,
-            ids: Arc::clone(&sampling.stop_token_ids),
-            min_tokens: sampling.min_tokens as usize,
-            show: options.include_stop_str_in_output,
-        };
+        let shows_stop = options.include_stop_str_in_output;
         let prompt_tokens = plan.prompt.len();
         Self {
             id,
             text: TextStream::new(Arc::clone(&app.model.tokenizer), options, &plan.prompt)
-                .with_min_tokens(stops.min_tokens),
-            stops,
-            max_tokens: plan.max_tokens,
+                .with_min_tokens(plan.sampling.min_tokens as usize),
+            shows_stop,
             stream_interval: 1,
             prompt_tokens,
             cached_tokens: 0,
@@ -116,13 +94,20 @@ impl Sequence {
                 self.pending.prompt_logprobs = Some(logprobs);
                 Ok(None)
             }
-            Event::Token(token) => self.take_token(token, at, engine),
+            Event::Token { token, finish } => {
+                self.meter.token(at);
+                let stopped_by = self.take_token(token, finish)?;
+                if stopped_by.is_some() && finish.is_none() {
+                    engine.abort(self.id);
+                }
+                Ok(self.pass_on(stopped_by, finish, at))
+            }
             // Nobody but a server that stops gives a sequence up in the engine: what there is of it is no answer.
-            Event::Finished(Finished { reason: FinishReason::Abort, .. }) => {
+            Event::Finished(finished) if finished.finish.reason == FinishReason::Abort => {
                 self.end(Ending::Finished(FinishReason::Abort), at);
                 Err(ApiError::ShuttingDown)
             }
-            Event::Finished(finished) => Ok(Some(self.take_end(&finished, at))),
+            Event::Finished(finished) => Ok(Some(self.take_end(finished.finish, at))),
             Event::Failed(fault) => {
                 self.end(Ending::Error, at);
                 Err(fault.into())
@@ -130,42 +115,52 @@ impl Sequence {
         }
     }
 
+    /// Adds a token to what is pending; gives the stop string that its text completes.
     fn take_token(
         &mut self,
         token: SampledToken,
-        at: Instant,
-        engine: &EngineHandle,
-    ) -> Result<Option<Delta>, ApiError> {
+        finish: Option<octet_engine::Finish>,
+    ) -> Result<Option<String>, ApiError> {
         self.generated += 1;
-        self.meter.token(at);
-        let is_stop = self.stops.end_with(token.token, self.generated);
+        let is_stop = finish.is_some_and(|finish| finish.reason == FinishReason::Stop);
         let mut stopped_by = None;
-        if !is_stop || self.stops.show {
+        if !is_stop || self.shows_stop {
             let delta = self.text.push(token.token)?;
             self.pending.text.push_str(&delta.text);
             stopped_by = delta.stopped_by;
         }
         self.pending.tokens.push(token);
+        Ok(stopped_by)
+    }
+
+    /// What is pending, if the sequence ends here or if the group of tokens is full. Clients expect the reason of the
+    /// end with the last token, not after it.
+    fn pass_on(
+        &mut self,
+        stopped_by: Option<String>,
+        finish: Option<octet_engine::Finish>,
+        at: Instant,
+    ) -> Option<Delta> {
         if let Some(stop) = stopped_by {
-            engine.abort(self.id);
             self.end(Ending::Finished(FinishReason::Stop), at);
             let stop_reason = Some(StopReason::Text(stop));
             self.pending.finish = Some(Finish { reason: FinishReason::Stop, stop_reason });
-            return Ok(Some(std::mem::take(&mut self.pending)));
+            return Some(std::mem::take(&mut self.pending));
         }
-        // The engine's `Finished` follows at once: clients expect the reason with the last token, not after it.
-        let is_last = is_stop || self.generated >= self.max_tokens;
+        if let Some(finish) = finish {
+            return Some(self.take_end(finish, at));
+        }
         let is_due = self.generated == 1 || self.pending.tokens.len() >= self.stream_interval;
-        Ok((is_due && !is_last).then(|| std::mem::take(&mut self.pending)))
+        is_due.then(|| std::mem::take(&mut self.pending))
     }
 
-    fn take_end(&mut self, finished: &Finished, at: Instant) -> Delta {
+    fn take_end(&mut self, finish: octet_engine::Finish, at: Instant) -> Delta {
         let rest = self.text.finish();
         self.pending.text.push_str(&rest);
         // What was held back as half a character may complete a stop string when it comes out.
         let (reason, stop_reason) = match self.text.stopped_by() {
             Some(stop) => (FinishReason::Stop, Some(StopReason::Text(stop.to_owned()))),
-            None => (finished.reason, finished.stop_token_id.map(StopReason::Token)),
+            None => (finish.reason, finish.stop_token_id.map(StopReason::Token)),
         };
         self.end(Ending::Finished(reason), at);
         self.pending.finish = Some(Finish { reason, stop_reason });

@@ -54,7 +54,7 @@ impl Backlog {
 fn size(event: &Event) -> usize {
     let position = |logprobs: &PositionLogprobs| size_of_val(logprobs) + size_of_val(logprobs.top.as_slice());
     let further = match event {
-        Event::Token(token) => token.logprobs.as_ref().map_or(0, position),
+        Event::Token { token, .. } => token.logprobs.as_ref().map_or(0, position),
         Event::PromptLogprobs(logprobs) => logprobs.iter().map(position).sum(),
         _ => 0,
     };
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_sequence_that_nobody_takes_from_ends_and_stays_ended() {
-        let token = || Event::Token(SampledToken { token: 1, logprobs: None });
+        let token = || Event::Token { token: SampledToken { token: 1, logprobs: None }, finish: None };
         let (sender, mut events) = mpsc::unbounded_channel();
         let backlog = Arc::<Backlog>::default();
         let mut sink = ChannelSink::new(0, sender, Arc::clone(&backlog));
@@ -118,7 +118,7 @@ mod tests {
         let mut sink = ChannelSink::new(0, sender, Arc::clone(&backlog));
         for _ in 0..2 * QUEUE_BYTES / size_of::<Stamped>() {
             let token = SampledToken { token: 1, logprobs: None };
-            assert_eq!(sink.deliver(Event::Token(token)), Delivery::Taken);
+            assert_eq!(sink.deliver(Event::Token { token, finish: None }), Delivery::Taken);
             backlog.remove(&events.try_recv().unwrap().event);
         }
         assert_eq!(backlog.overflow(), None);

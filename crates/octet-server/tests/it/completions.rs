@@ -79,6 +79,18 @@ fn a_stream_joins_to_the_whole_answer_and_never_cuts_a_character() {
 }
 
 #[test]
+fn the_reason_comes_with_the_last_token_when_the_cache_is_full() {
+    // Four blocks of sixteen tokens: the engine ends the sequence long before `max_tokens`.
+    let engine = octet_engine::EngineConfig::new(5, 16, MAX_MODEL_LEN);
+    let server = TestServer::with(Options { engine, ..Options::default() });
+    let body = json!({ "prompt": "Hi", "temperature": 0, "max_tokens": 200, "stream": true, "return_token_ids": true });
+    let chunks = server.post(PATH, &body).chunks();
+    let last = &chunks[chunks.len() - 1]["choices"][0];
+    assert_eq!(last["finish_reason"], "length");
+    assert_eq!(last["token_ids"].as_array().map(Vec::len), Some(1), "{last}");
+}
+
+#[test]
 fn usage_in_a_stream() {
     let server = TestServer::start();
     let body = |options: Value| json!({ "prompt": "Hi", "max_tokens": 4, "stream": true, "stream_options": options });

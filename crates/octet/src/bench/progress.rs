@@ -72,13 +72,14 @@ impl EventSink for Sink {
                 self.progress.cached.fetch_add(cached_tokens, Ordering::Relaxed);
                 None
             }
-            Event::Token(_) => {
+            Event::Token { .. } => {
                 self.progress.generated[self.index].fetch_add(1, Ordering::Relaxed);
                 None
             }
             Event::PromptLogprobs(_) => None,
             Event::Finished(finished) => {
-                (finished.reason != FinishReason::Length).then(|| format!("{:?}", finished.reason))
+                let reason = finished.finish.reason;
+                (reason != FinishReason::Length).then(|| format!("{reason:?}"))
             }
             Event::Failed(fault) => Some(fault.to_string()),
         };
