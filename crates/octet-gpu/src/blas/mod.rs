@@ -12,7 +12,7 @@
 //! A BLAS counts columns first. Read so, our rows are its columns: a weight `[features, k]` is its `A`, transposed, an
 //! input `[rows, k]` its `B`, and an output `[rows, features]` its `D`, the problem `TN` with `m` features and `n` rows.
 //!
-//! - Added to what the output holds: `beta` is 1 and `C` is `D`, of whichever type that has.
+//! - A product only writes: `beta` is 0, and `C` is `D` because the call wants one.
 //! - A bias is f32 here. hipBLASLt adds one in its epilogue and says by its list of solutions whether it does so for the
 //!   types; cuBLASLt wants the output's type, so that it is not asked for products with a bias.
 //! - Gate and up are one product, to which Octet's own kernel then applies the activation.
