@@ -186,10 +186,11 @@ fn a_model_is_tuned_on_a_simulated_gpu_and_its_results_are_used() {
         "Validator,DEVICE_KIND,hip",
         "Validator,GCN_ARCH_NAME,gfx942:sramecc+:xnack-",
         "Validator,HIPBLASLT_VERSION,100100-hipsim",
-        // Queries, keys and values of one token and of twenty, as 16 bits; the down projection onto the residual.
+        // Queries, keys and values of one token and of twenty, and the down projection, as 16 bits; the head's as 32.
         "GemmTunableOp_BFloat16_TN,tn_128_1_64",
         "GemmTunableOp_BFloat16_TN,tn_128_24_64",
-        "GemmTunableOp_BFloat16_BFloat16_float_TN,tn_64_24_96",
+        "GemmTunableOp_BFloat16_TN,tn_64_24_96",
+        "GemmTunableOp_BFloat16_BFloat16_float_TN,tn_272_1_64",
     ] {
         assert!(written.contains(line), "{line}: {written}");
     }
