@@ -118,19 +118,19 @@ fn results_of_pytorch_for_the_same_library_are_taken_over() {
     let all = problems(&mut runner, &[24]);
     let sizes = |problem: &GemmProblem| format!("tn_{}_20_{}", problem.rows, problem.columns);
     let gated = all.iter().find(|problem| problem.is_gated).unwrap();
-    let wide = all.iter().find(|problem| problem.output != problem.activation).unwrap();
+    let narrow = all.iter().find(|problem| problem.rows != gated.rows).unwrap();
     let text = format!(
         "Validator,PT_VERSION,2.5.0\nValidator,ROCM_VERSION,7.0.0\nValidator,HIPBLASLT_VERSION,1.1.0-hipsim\n\
          Validator,GCN_ARCH_NAME,gfx942:sramecc+:xnack-\nValidator,ROCBLAS_VERSION,4.2.0\n\
          GemmTunableOp_BFloat16_TN,{},Gemm_Hipblaslt_TN_1530,0.07\n\
-         GemmTunableOp_BFloat16_TN,{},Gemm_Hipblaslt_1530,0.07\n",
+         GemmTunableOp_BFloat16_BFloat16_float_TN,{},Gemm_Hipblaslt_1530,0.07\n",
         sizes(gated),
-        sizes(wide)
+        sizes(narrow)
     );
     fs::write(&file, text).unwrap();
     let (results, _) = import(&file, &runner.projections(), "hip").unwrap();
     let over = take_over(&results, &mut runner.projections());
     assert_eq!(over.taken.iter().map(|(problem, _)| *problem).collect::<Vec<_>>(), [*gated]);
     let [left] = &over.left[..] else { panic!("{over:?}") };
-    assert_eq!(left.line, 7, "a solution for an output of 16 bits is none for one of 32: {left}");
+    assert_eq!(left.line, 7, "a solution for an output of 32 bits is none for one of 16: {left}");
 }
