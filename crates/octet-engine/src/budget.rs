@@ -1,4 +1,4 @@
-//! What is left of a step: its tokens, those of prompts, and those that are kept for whom nothing may delay.
+//! What is left of a step: tokens in all, tokens for prompts, and of these the share that is kept for brief prompts.
 
 use crate::sequence::SequenceKey;
 

@@ -158,8 +158,7 @@ impl Scheduler {
         self.kv.distrust(&self.sequences[key]);
     }
 
-    /// What the next step will find. A brief prompt is waited for as a stream is: nobody waits for a long one's first
-    /// token that closely.
+    /// What the next step will find. A brief prompt counts as a stream, since its client expects a token just as soon.
     pub(crate) fn demand(&mut self) -> Demand {
         let mut demand = Demand::default();
         let mut prompts = 0;
@@ -234,12 +233,11 @@ impl Scheduler {
         let waiting: Vec<SequenceKey> = std::iter::once(front).chain(others).take(LOOKED_AT).collect();
         let mut free = self.kv.free_blocks().saturating_sub(self.promised() + self.watermark_blocks());
         for key in waiting {
-            let needed = self.needed_blocks(key);
+            let (left, needed) = self.look_up(key);
             if slots == 0 || needed > free {
                 break;
             }
             (slots, free) = (slots - 1, free - needed);
-            let left = self.sequences[key].tokens.len() - self.kv.find_prefix(&mut self.sequences[key]).0;
             line.push(Brief { key, left, kept: 0 });
         }
     }
@@ -323,7 +321,7 @@ impl Scheduler {
         let shares = self.shares();
         let group = self.sequences[key].group;
         let may_share = !self.groups.is_served(group, shares);
-        let needed = self.needed_blocks(key);
+        let (_, needed) = self.look_up(key);
         let mut running = self.running.len();
         let mut promised = self.promised();
         let mut free = self.kv.free_blocks();
@@ -361,12 +359,12 @@ impl Scheduler {
         }
     }
 
-    /// Blocks that a waiting sequence takes from the free ones for all of its known tokens.
-    fn needed_blocks(&mut self, key: SequenceKey) -> usize {
+    /// Tokens that a waiting sequence has to compute, and blocks that it takes from the free ones for all that it has.
+    fn look_up(&mut self, key: SequenceKey) -> (usize, usize) {
         let sequence = &mut self.sequences[key];
         let known = sequence.tokens.len();
-        let (_, hit) = self.kv.find_prefix(sequence);
-        self.config.blocks_held(known).saturating_sub(hit.held()) + hit.free
+        let (cached, hit) = self.kv.find_prefix(sequence);
+        (known - cached, self.config.blocks_held(known).saturating_sub(hit.held()) + hit.free)
     }
 
     /// Takes everything but its slot from the running sequence at `position`, and into `budget` the tokens that this
