@@ -250,7 +250,7 @@ pub trait Backend: Sized + Send + 'static {
     fn begin_step(&mut self, batch: &Batch) -> Result<(), BackendError>;
 
     /// Says which linear reads `tensor` next, before the operation that writes it (a norm, a join or a gated linear). A device
-    /// that multiplies FP8 then writes the tensor quantised as that linear wants its input, until it is told otherwise;
+    /// that multiplies FP8 then writes the tensor quantized as that linear wants its input, until it is told otherwise;
     /// no other operation may read it. Devices that multiply wide numbers have nothing to do.
     fn prepare_input(&mut self, tensor: &mut Self::Tensor, reader: &Self::Linear) {
         let _ = (tensor, reader);

@@ -2,7 +2,7 @@
 
 use crate::DataType;
 
-/// Dequantisation scales of one layer's keys and values: `key ≈ stored * key`.
+/// Dequantization scales of one layer's keys and values: `key ≈ stored * key`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KvScale {
     /// Scale of the keys.

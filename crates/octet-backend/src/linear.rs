@@ -30,7 +30,7 @@ impl WeightView<'_> {
     }
 }
 
-/// Dequantisation scales of one part: `weight ≈ stored * scale`.
+/// Dequantization scales of one part: `weight ≈ stored * scale`.
 #[derive(Clone, Copy, Debug)]
 pub enum WeightScale<'a> {
     /// The stored values are the weights.
@@ -83,7 +83,7 @@ pub struct LinearSpec {
     pub usage: LinearUse,
     /// Bias, one for each output row.
     pub bias: Option<Vec<f32>>,
-    /// How the checkpoint wants the input quantised, on devices that multiply FP8 by FP8; others, and weights whose
+    /// How the checkpoint wants the input quantized, on devices that multiply FP8 by FP8; others, and weights whose
     /// scales are blocks, widen the weight instead. None: the input stays wide everywhere.
     pub input_scale: Option<InputScale>,
 }

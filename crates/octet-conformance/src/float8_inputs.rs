@@ -1,6 +1,6 @@
-//! Linears whose inputs are quantised to FP8, for devices that multiply FP8 by FP8.
+//! Linears whose inputs are quantized to FP8, for devices that multiply FP8 by FP8.
 //!
-//! The oracle quantises alike: `octet_float8` makes codes and scales of the input's rows, and the reference multiplies
+//! The oracle quantizes alike: `octet_float8` makes codes and scales of the input's rows, and the reference multiplies
 //! what these mean. Codes times codes are exact in 32 bits, so that a product differs by the order of its sum only.
 //! Where the input is itself a result of the device (a norm, a gate), a value may fall between two codes otherwise than
 //! the reference's; what the device wrote is then held to half a code's step, and the product to what it wrote.
@@ -33,7 +33,7 @@ fn half_step(value: f32, scale: f32) -> f64 {
 }
 
 /// What a row's codes mean.
-fn quantised(values: &[f32], columns: usize, scale: InputScale) -> (Vec<f32>, Vec<f32>) {
+fn quantized(values: &[f32], columns: usize, scale: InputScale) -> (Vec<f32>, Vec<f32>) {
     let mut codes = vec![0; values.len()];
     let mut scales = vec![0.0; values.len() / columns];
     match scale {
@@ -66,7 +66,7 @@ fn some_linear(random: &mut Random, kind: ScaleKind, (columns, rows): (usize, us
     HostLinear { parts: parts.to_vec(), target, usage: LinearUse::Multiply, bias: Some(random.bells(rows)) }
 }
 
-/// Products with inputs in FP8: quantised by the linear itself, by a norm and by a gated linear before it.
+/// Products with inputs in FP8: quantized by the linear itself, by a norm and by a gated linear before it.
 ///
 /// Only for devices that multiply FP8 by FP8; activations are bf16.
 ///
@@ -94,7 +94,7 @@ pub fn float8_inputs<B: Backend>(backend: &mut B) {
     }
 }
 
-/// Multiplies quantised inputs; `input` is what their codes mean.
+/// Multiplies quantized inputs; `input` is what their codes mean.
 fn expect_products<B: Backend>(
     backend: &mut B,
     linear: &HostLinear,
@@ -114,7 +114,7 @@ fn expect_products<B: Backend>(
 }
 
 fn plain<B: Backend>(backend: &mut B, linear: &HostLinear, (input, scale): (&[f32], InputScale), what: &str) {
-    let (means, _) = quantised(input, linear.columns(), scale);
+    let (means, _) = quantized(input, linear.columns(), scale);
     expect_products(backend, linear, (input, &means, scale), what);
 }
 
@@ -150,7 +150,7 @@ fn normed<B: Backend>(backend: &mut B, random: &mut Random, columns: usize, scal
     let weight = reader.load_with(backend, scale);
     let (_, output) = norm_of(backend, (&input, branch.as_deref()), &norm, Some(&weight));
     let means = read_and_multiply(backend, (&reader, &weight), &output, &what);
-    let (oracle, scales) = quantised(&expected, columns, scale);
+    let (oracle, scales) = quantized(&expected, columns, scale);
     let found = Found { what: &what, columns, values: &means };
     found.is_near(&oracle, |index| {
         let near_a_tie = 2.0 * half_step(oracle[index], scales[index / columns]);
@@ -212,7 +212,7 @@ fn gated<B: Backend>(backend: &mut B, random: &mut Random, features: usize, scal
     begin_rows(backend, rows);
     backend.gated_linear(&weight, Activation::Silu, &input, &mut output).expect("a gated linear");
     let means = read_and_multiply(backend, (&reader, &reader_weight), &output, &what);
-    let (_, scales) = quantised(&expected, features, scale);
+    let (_, scales) = quantized(&expected, features, scale);
     // Values beyond the largest code are clamped.
     let limit = |index: usize| 448.0 * scales[index / features];
     let clamped: Vec<f32> =

@@ -191,7 +191,7 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    let bandwidth = start().measure_floor().expect("room for the floor").read_bytes_per_second;
+    let bandwidth = start().measure_roofline().expect("room for the floor").read_bytes_per_second;
     println!("reading: {:.2} GB/s", bandwidth / 1e9);
     for heads in MODELS {
         decode(heads, bandwidth);

@@ -87,7 +87,7 @@ fn run_shape(
     let values: Vec<f32> = (0..largest * columns).map(|index| (index % 61) as f32 / 61.0 - 0.5).collect();
     backend.write_tensor(&mut input, &values).expect("the tensor is large enough");
     for &rows in rows {
-        let floor = backend.measure_floor().expect("room for the floor");
+        let floor = backend.measure_roofline().expect("room for the floor");
         let mut batch = Batch::default();
         batch.push_sequence(&vec![0; rows], 0, &[0]);
         backend.begin_step(&batch).expect("the batch fits");

@@ -19,7 +19,7 @@ use crate::kernels::rows::SharedRows;
 use crate::kernels::{for_rows, storage};
 use crate::memory::{AlignedBuffer, device_memory};
 use crate::tuning::{Choices, FamilyId, problem_of};
-use crate::{CpuError, Floor, Pool, PoolOptions};
+use crate::{CpuError, Pool, PoolOptions, Roofline};
 
 /// How to start the backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub struct CpuBackend {
     /// What tuning chose.
     pub(crate) choices: Choices,
     /// What the machine can do, once it was asked for.
-    pub(crate) floor: Option<Floor>,
+    pub(crate) floor: Option<Roofline>,
 }
 
 /// Weight and epsilon.
@@ -136,8 +136,8 @@ impl CpuBackend {
     ///
     /// # Errors
     /// No memory.
-    pub fn measure_floor(&self) -> Result<Floor, BackendError> {
-        Floor::measure(&self.pool, self.isa)
+    pub fn measure_roofline(&self) -> Result<Roofline, BackendError> {
+        Roofline::measure(&self.pool, self.isa)
     }
 
     /// The instruction set.

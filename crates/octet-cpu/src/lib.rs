@@ -30,18 +30,18 @@
 mod backend;
 mod cgroup;
 mod error;
-mod floor;
 mod isa;
 mod kernels;
 mod memory;
+mod roofline;
 mod simd;
 mod threads;
 mod tuning;
 
 pub use backend::{CpuBackend, CpuLinear, CpuOptions, CpuRope, CpuTensor, CpuVector};
 pub use error::CpuError;
-pub use floor::Floor;
 pub use isa::{ISA_VARIABLE, Isa};
 pub use kernels::cache::CpuKvCache;
 pub use memory::last_cache_bytes;
+pub use roofline::Roofline;
 pub use threads::{Pool, PoolOptions, ThreadBinding};

@@ -154,7 +154,7 @@ impl TunableBackend for CpuBackend {
     #[expect(clippy::cast_precision_loss, reason = "a rate does not need the last digits")]
     fn gemm_floor_seconds(&mut self, problem: &GemmProblem, tokens: usize) -> Option<f64> {
         if self.floor.is_none() {
-            self.floor = self.measure_floor().ok();
+            self.floor = self.measure_roofline().ok();
         }
         let floor = self.floor?;
         Some(floor.seconds(problem.weight_bytes() as f64, problem.operations(tokens)))

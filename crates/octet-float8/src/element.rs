@@ -1,8 +1,8 @@
-//! The types from which tensors are quantised.
+//! The types from which tensors are quantized.
 
 use half::{bf16, f16};
 
-/// An element of a tensor that is to be quantised: f32, [`half::bf16`] or [`half::f16`].
+/// An element of a tensor that is to be quantized: f32, [`half::bf16`] or [`half::f16`].
 ///
 /// The conversion is written without a branch and without run-time CPU detection, so that loops over
 /// slices become vector code; it is exact for every finite value, and NaN stays NaN.

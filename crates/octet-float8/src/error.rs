@@ -1,10 +1,10 @@
-//! What can be wrong with a tensor that is to be quantised.
+//! What can be wrong with a tensor that is to be quantized.
 
-/// Why a tensor cannot be converted or quantised.
+/// Why a tensor cannot be converted or quantized.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
     /// A value has no FP8 code within any scale.
-    #[error("element {index} is {value}: only finite values can be quantised")]
+    #[error("element {index} is {value}: only finite values can be quantized")]
     NotFinite {
         /// Position of the first such element in the slice.
         index: usize,
@@ -37,7 +37,7 @@ pub enum Error {
     },
 
     /// A scale that is not a positive finite number.
-    #[error("scale {scale} cannot be used: a dequantisation scale is a positive finite number")]
+    #[error("scale {scale} cannot be used: a dequantization scale is a positive finite number")]
     Scale {
         /// The scale as given.
         scale: f32,

@@ -32,7 +32,7 @@ pub fn convert_codes<F: OcpFloat8>(codes: &mut [u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The dequantisation scale for converted codes. For scales from a checkpoint only: weights, static
+/// The dequantization scale for converted codes. For scales from a checkpoint only: weights, static
 /// activations, and K, V, Q and probability scales; a default of 1.0 is not doubled.
 #[must_use]
 pub const fn scale(ocp_scale: f32) -> f32 {

@@ -4,15 +4,15 @@
 //!   A format is a type so that a byte of one format cannot be read as another: the same byte means
 //!   half as much in FNUZ, which gives fluent nonsense instead of an error.
 //! - [`Float8Format`]: the same choice as a value, for where a file or a flag names the format.
-//! - [`scale`]: quantisation per tensor, per row, per group and per block, as vLLM computes it.
+//! - [`scale`]: quantization per tensor, per row, per group and per block, as vLLM computes it.
 //! - [`mod@slice`]: conversion of whole slices, written so that the compiler turns them into vector code.
 //! - [`fnuz`]: weights stored in an OCP format, for devices that multiply FNUZ.
 //!
-//! The life of a quantised weight: a 16-bit tensor is read, [`scale::max_abs`] finds its largest
-//! magnitude (and refuses NaN and infinity), [`scale::tensor_scale`] turns that into a dequantisation
+//! The life of a quantized weight: a 16-bit tensor is read, [`scale::max_abs`] finds its largest
+//! magnitude (and refuses NaN and infinity), [`scale::tensor_scale`] turns that into a dequantization
 //! scale, [`scale::quantize_with_scale`] writes the codes. Kernels then compute `code.to_f32() * scale`.
 //!
-//! A scale is always a *dequantisation* scale: `weight ≈ code * scale`, in every checkpoint format.
+//! A scale is always a *dequantization* scale: `weight ≈ code * scale`, in every checkpoint format.
 //!
 //! Rounding is to nearest, ties to even, subnormals included. [`Float8::from_f32`] agrees with the
 //! Python package `ml_dtypes` for every input; [`Float8::from_f32_saturating`] is the conversion that

@@ -1,4 +1,4 @@
-//! Quantisation with scales, as vLLM's kernels compute it.
+//! Quantization with scales, as vLLM's kernels compute it.
 //!
 //! `M` below is [`Float8::QUANTIZATION_MAX`]: 448 for E4M3, 224 for its FNUZ twin. All arithmetic is in
 //! f32, rounding to FP8 is to nearest even, and values are clamped to `±M`. Every scale is the one that
@@ -128,7 +128,7 @@ fn check_scale(scale: f32) -> Result<(), Error> {
     }
 }
 
-/// Quantises with a given scale: `clamp(x * (1 / scale), ±M)`. NaN becomes the code of NaN.
+/// Quantizes with a given scale: `clamp(x * (1 / scale), ±M)`. NaN becomes the code of NaN.
 ///
 /// # Errors
 /// [`Error::Length`] when the slices differ in length, [`Error::Scale`] for a scale that is not positive and finite.
@@ -146,7 +146,7 @@ pub fn quantize_with_scale<F: Float8, E: Element>(
     Ok(())
 }
 
-/// Quantises a whole tensor and returns its scale.
+/// Quantizes a whole tensor and returns its scale.
 ///
 /// # Errors
 /// [`Error::Length`] when the slices differ in length, [`Error::NotFinite`] for NaN or infinity among the values.
@@ -156,7 +156,7 @@ pub fn quantize_tensor<F: Float8, E: Element>(values: &[E], codes: &mut [u8]) ->
     Ok(scale)
 }
 
-/// Quantises a run of values that share one scale by true division.
+/// Quantizes a run of values that share one scale by true division.
 fn quantize_run<F: Float8, E: Element>(values: &[E], scale: f32, codes: &mut [u8]) {
     for (code, value) in codes.iter_mut().zip(values) {
         *code = F::quantize(value.widen() / scale).to_bits();
@@ -171,7 +171,7 @@ fn at_offset(error: Error, offset: usize) -> Error {
     error
 }
 
-/// Quantises each row by itself: `values` and `codes` `[rows, columns]`, `scales` `[rows]`.
+/// Quantizes each row by itself: `values` and `codes` `[rows, columns]`, `scales` `[rows]`.
 ///
 /// # Errors
 /// [`Error::Zero`] for rows of length 0, [`Error::Length`] when a slice does not fit the shape,
@@ -196,7 +196,7 @@ pub fn quantize_rows<F: Float8, E: Element>(
     Ok(())
 }
 
-/// Quantises each block by itself: `values` and `codes` `[rows, columns]` of the matrix, `scales` as
+/// Quantizes each block by itself: `values` and `codes` `[rows, columns]` of the matrix, `scales` as
 /// [`Blocking::scales`] says.
 ///
 /// # Errors
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn requantising_with_the_same_scale_keeps_finite_codes() {
+    fn requantizing_with_the_same_scale_keeps_finite_codes() {
         let finite: Vec<u8> = (0..=255).filter(|&code| E4M3::from_bits(code).is_finite()).collect();
         let mut codes = finite.clone();
         requantize::<E4M3>(&mut codes, 0.0625, 0.0625).unwrap();

@@ -35,7 +35,7 @@ pub trait Float8:
     /// The smallest positive value, a subnormal one.
     const MIN_POSITIVE: f32 = convert::decode(Self::FORMAT.layout(), 1);
 
-    /// The magnitude to which quantisation scales and clamps weights and activations.
+    /// The magnitude to which quantization scales and clamps weights and activations.
     ///
     /// The largest finite value, but 224 in [`E4M3Fnuz`], as vLLM has it: there 240 loses accuracy.
     const QUANTIZATION_MAX: f32;

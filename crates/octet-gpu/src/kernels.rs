@@ -64,8 +64,8 @@ impl Source {
 
     /// Inputs in E4M3: of norms, of gates, and of any activation.
     #[must_use]
-    pub fn quantise() -> Self {
-        Self { name: "quantise", text: include_str!("../kernels/quantise.cu"), options: Vec::new() }
+    pub fn quantize() -> Self {
+        Self { name: "quantize", text: include_str!("../kernels/quantize.cu"), options: Vec::new() }
     }
 
     /// Logits to tokens.
@@ -88,7 +88,7 @@ impl Source {
         sources.extend([BF16, F16, F32, E4M3, E5M2].map(|weight| Self::linear(weight, BF16, false)));
         sources.extend([E4M3, E5M2].map(|weight| Self::linear(weight, BF16, true)));
         if architecture.multiplies_float8() {
-            sources.extend([Self::quantise(), Self::linear_float8()]);
+            sources.extend([Self::quantize(), Self::linear_float8()]);
         }
         sources
     }

@@ -67,7 +67,7 @@ pub enum ModelError {
     /// The model is of a kind that this program does not run.
     #[error("{what} {found} is not supported; supported: {supported}")]
     Unsupported {
-        /// Architecture, rope type, quantisation method.
+        /// Architecture, rope type, quantization method.
         what: &'static str,
         /// What was found.
         found: String,
@@ -124,9 +124,9 @@ pub enum ModelError {
         /// What would do.
         expected: String,
     },
-    /// The parts of a fused linear are not quantised alike.
+    /// The parts of a fused linear are not quantized alike.
     #[error(
-        "{layer}: {first} is {first_scheme} but {second} is {second_scheme}; parts that are multiplied as one must be quantised alike"
+        "{layer}: {first} is {first_scheme} but {second} is {second_scheme}; parts that are multiplied as one must be quantized alike"
     )]
     MixedScheme {
         /// Name of the fused linear.
@@ -162,7 +162,7 @@ pub enum ModelError {
     },
     /// `--quantization` contradicts what the checkpoint says of itself.
     #[error(
-        "the checkpoint is quantised already ({method}); --quantization {asked} cannot be applied on top of it, leave it out"
+        "the checkpoint is quantized already ({method}); --quantization {asked} cannot be applied on top of it, leave it out"
     )]
     AlreadyQuantized {
         /// The checkpoint's own method.

@@ -12,7 +12,7 @@ enum Role {
     Value,
     /// One for both, from before there were two.
     Both,
-    /// Queries and probabilities: for devices that quantise those too; 16-bit attention does not.
+    /// Queries and probabilities: for devices that quantize those too; 16-bit attention does not.
     Unused,
 }
 

@@ -11,7 +11,7 @@
 //!    differs from plain Llama, one in `quantization/` how a layout stores FP8.
 //! 2. What the model consists of is a list (`layer/mod.rs`). A plan of all its tensors is made and checked against the checkpoint's headers (`weights/plan.rs`): what is missing
 //!    or has the wrong shape is named before a weight is read.
-//! 3. One thread reads, another hands each linear to the device, quantised on the way if asked for
+//! 3. One thread reads, another hands each linear to the device, quantized on the way if asked for
 //!    (`weights/pack.rs`). No more than two linears are in host memory besides the packed ones.
 //! 4. [`LoadedModel::plan_memory`] divides what is left; [`LoadedModel::into_runner`] allocates it. Nothing is
 //!    allocated after that.

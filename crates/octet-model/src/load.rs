@@ -405,13 +405,13 @@ impl<B: Backend> LoadedModel<B> {
         &self.weights.forms
     }
 
-    /// Element type of weights that are not quantised.
+    /// Element type of weights that are not quantized.
     #[must_use]
     pub fn weight_type(&self) -> DataType {
         self.weight_type
     }
 
-    /// How weights are quantised: the checkpoint's own method, as `config.json` names it, or the one of the load.
+    /// How weights are quantized: the checkpoint's own method, as `config.json` names it, or the one of the load.
     #[must_use]
     pub fn quantization(&self) -> Option<&'static str> {
         self.quantization
@@ -511,7 +511,7 @@ fn has_other_head(config: &ModelConfig, checkpoint: Option<&Checkpoint>) -> Resu
     }
 }
 
-/// A checkpoint's own quantisation wins; asking for the same again is no contradiction, anything else is.
+/// A checkpoint's own quantization wins; asking for the same again is no contradiction, anything else is.
 fn online(
     own: Option<&QuantizationConfig>,
     asked: Option<OnlineQuantization>,

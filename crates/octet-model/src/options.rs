@@ -10,7 +10,7 @@ use crate::ModelError;
 use crate::memory::MaxModelLen;
 use crate::quantization::OnlineQuantization;
 
-/// `--dtype`: element type of weights that are not quantised.
+/// `--dtype`: element type of weights that are not quantized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightType {
     /// As stored; `float32` becomes `bfloat16`, because vLLM too serves such checkpoints in 16 bits.
@@ -82,7 +82,7 @@ const REFUSED_READERS: [(&str, &str); 9] = [
     ("tensorizer", "files of CoreWeave's tensorizer"),
     ("sharded_state", "vLLM's own shards for each rank"),
     ("runai_streamer_sharded", "vLLM's own shards for each rank"),
-    ("bitsandbytes", "a quantisation of its own; --quantization fp8 halves 16-bit weights"),
+    ("bitsandbytes", "a quantization of its own; --quantization fp8 halves 16-bit weights"),
     ("gguf", "GGUF files"),
     ("ipc_cache", "the memory of another vLLM process"),
     ("modelexpress", "a service of NVIDIA's"),
@@ -191,11 +191,11 @@ impl fmt::Display for KvCacheChoice {
 /// All choices about loading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Element type of weights that are not quantised.
+    /// Element type of weights that are not quantized.
     pub weight_type: WeightType,
-    /// Quantise a 16-bit checkpoint while loading.
+    /// Quantize a 16-bit checkpoint while loading.
     pub quantization: Option<OnlineQuantization>,
-    /// Quantise the head too. A tied embedding then keeps its 16-bit table for look-up.
+    /// Quantize the head too. A tied embedding then keeps its 16-bit table for look-up.
     pub quantize_head: bool,
     /// Where weights come from.
     pub load_format: LoadFormat,

@@ -45,8 +45,8 @@ pub struct ReferenceBackend {
     batch: Batch,
     /// Rows of the largest workspace tensor: what a batch may have.
     workspace_rows: usize,
-    /// Whether inputs are quantised where the weight's specification has a scale for them.
-    quantises_inputs: bool,
+    /// Whether inputs are quantized where the weight's specification has a scale for them.
+    quantizes_inputs: bool,
 }
 
 impl ReferenceBackend {
@@ -56,11 +56,11 @@ impl ReferenceBackend {
         Self::default()
     }
 
-    /// A backend that stands for devices that multiply FP8 by FP8: it quantises the inputs of linears whose
+    /// A backend that stands for devices that multiply FP8 by FP8: it quantizes the inputs of linears whose
     /// specification says how, and multiplies what the codes mean.
     #[must_use]
     pub fn with_float8_inputs() -> Self {
-        Self { quantises_inputs: true, ..Self::default() }
+        Self { quantizes_inputs: true, ..Self::default() }
     }
 
     fn normalise(rows: usize, operands: RmsNorm<'_, Self>) {
@@ -136,9 +136,9 @@ impl Backend for ReferenceBackend {
         spec: LinearSpec,
         parts: &[LinearPart<'_>],
     ) -> Result<ReferenceLinear, BackendError> {
-        let quantises = self.quantises_inputs;
+        let quantizes = self.quantizes_inputs;
         let linear = ReferenceLinear::load(spec, parts)?;
-        Ok(if quantises { linear } else { linear.without_input_scale() })
+        Ok(if quantizes { linear } else { linear.without_input_scale() })
     }
 
     fn linear_bytes(&self, linear: &ReferenceLinear) -> usize {

@@ -6,7 +6,7 @@
 //!
 //! - [`ReferenceBackend`] implements [`octet_backend::Backend`] on one thread.
 //! - [`ReferenceLinear`]: a weight widened to `f32` at load, after the rounding that its storage type asks for.
-//! - [`ReferenceKvCache`]: keys and values with the rounding of the cache's storage type, widened back. A quantised
+//! - [`ReferenceKvCache`]: keys and values with the rounding of the cache's storage type, widened back. A quantized
 //!   cache is thus modelled exactly, though it takes the memory of `f32`. What was never written is NaN, so that
 //!   reading it shows.
 //! - [`round_to`]: the rounding itself, for tests that need to know what a storage type keeps of a number.

@@ -20,7 +20,7 @@ pub struct ReferenceLinear {
     pub(crate) usage: LinearUse,
     pub(crate) values: Vec<f32>,
     pub(crate) bias: Option<Vec<f32>>,
-    /// How its input is quantised, if it is.
+    /// How its input is quantized, if it is.
     input_scale: Option<InputScale>,
 }
 
@@ -50,7 +50,7 @@ impl ReferenceLinear {
         Self { input_scale: None, ..self }
     }
 
-    /// A row of the input as it is multiplied. Rows that are not finite are not quantised: what is NaN stays NaN.
+    /// A row of the input as it is multiplied. Rows that are not finite are not quantized: what is NaN stays NaN.
     pub(crate) fn as_read<'a>(&self, row: &'a [f32]) -> Cow<'a, [f32]> {
         let scale = match self.input_scale {
             None => return Cow::Borrowed(row),
@@ -187,7 +187,7 @@ fn check_conversion(stored: DataType, target: DataType) -> Result<(), BackendErr
     let supported = match (stored, target) {
         (DataType::F8(from), DataType::F8(to)) if from == to || from.to_fnuz() == to => return Ok(()),
         (DataType::F8(_), _) => "the linear's own FP8 format, or the OCP format of an FNUZ linear",
-        (_, DataType::F8(_)) => "FP8 with its scales: quantise before loading",
+        (_, DataType::F8(_)) => "FP8 with its scales: quantize before loading",
         _ => return Ok(()),
     };
     Err(BackendError::UnsupportedDataType { what: "a part of this linear", data_type: stored, supported })
@@ -324,7 +324,7 @@ mod tests {
         let bytes = bytes_of(&[1.0]);
         let error =
             load(spec(E4M3, LinearUse::Multiply), view(&bytes, DataType::F32, 1, 1), WeightScale::None);
-        assert!(error.unwrap_err().to_string().contains("quantise before loading"));
+        assert!(error.unwrap_err().to_string().contains("quantize before loading"));
     }
 
     #[test]

@@ -110,13 +110,13 @@ pub(crate) enum ApiError {
 }
 
 /// How an error shows: status, type and parameter.
-struct Face {
+struct ErrorResponse {
     status: StatusCode,
     kind: &'static str,
     param: Option<String>,
 }
 
-impl Face {
+impl ErrorResponse {
     fn new(status: StatusCode, kind: &'static str) -> Self {
         Self { status, kind, param: None }
     }
@@ -155,57 +155,65 @@ impl ApiError {
     }
 
     /// The single map from errors to HTTP.
-    fn face(&self) -> Face {
+    fn response(&self) -> ErrorResponse {
         match self {
-            Self::NoRoute { .. } => Face::new(StatusCode::NOT_FOUND, "Not Found"),
-            Self::WrongMethod { .. } => Face::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
-            Self::Unauthorized => Face::new(StatusCode::UNAUTHORIZED, "Unauthorized"),
+            Self::NoRoute { .. } => ErrorResponse::new(StatusCode::NOT_FOUND, "Not Found"),
+            Self::WrongMethod { .. } => {
+                ErrorResponse::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+            }
+            Self::Unauthorized => ErrorResponse::new(StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::BodyTooSlow | Self::NotRead { .. } => {
-                Face::new(StatusCode::REQUEST_TIMEOUT, "Request Timeout")
+                ErrorResponse::new(StatusCode::REQUEST_TIMEOUT, "Request Timeout")
             }
             Self::BodyTooLarge { .. } | Self::TooCostly { .. } => {
-                Face::new(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large")
+                ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large")
             }
             Self::ContentType { .. }
             | Self::BodyUnreadable { .. }
             | Self::BodyNotUtf8 { .. }
-            | Self::BodyNotJson { .. } => Face::validation("body"),
-            Self::BodyShape { location, .. } => Face::validation(location),
+            | Self::BodyNotJson { .. } => ErrorResponse::validation("body"),
+            Self::BodyShape { location, .. } => ErrorResponse::validation(location),
             Self::Invalid { field, .. }
             | Self::OutOfRange { field, .. }
-            | Self::Unsupported { field, .. } => Face::bad_request().about(field),
-            Self::PromptTextTooLong { .. } => Face::bad_request().about("input_text"),
+            | Self::Unsupported { field, .. } => ErrorResponse::bad_request().about(field),
+            Self::PromptTextTooLong { .. } => ErrorResponse::bad_request().about("input_text"),
             Self::PromptTooLong { .. } | Self::Submit(SubmitError::DoesNotFit { .. }) => {
-                Face::bad_request().about("input_tokens")
+                ErrorResponse::bad_request().about("input_tokens")
             }
-            Self::OutputTooLong { .. } => Face::bad_request().about("max_tokens"),
-            Self::UnknownModel { .. } => Face::new(StatusCode::NOT_FOUND, "NotFoundError").about("model"),
-            Self::Text(error) if error.is_request_error() => Face::bad_request(),
-            Self::Submit(SubmitError::EmptyPrompt) => Face::bad_request().about("prompt"),
-            Self::Fault(RequestFault::DoesNotFit { .. }) => Face::bad_request().about("input_tokens"),
-            Self::Fault(RequestFault::NothingLeft(_)) => Face::bad_request().about("allowed_token_ids"),
+            Self::OutputTooLong { .. } => ErrorResponse::bad_request().about("max_tokens"),
+            Self::UnknownModel { .. } => {
+                ErrorResponse::new(StatusCode::NOT_FOUND, "NotFoundError").about("model")
+            }
+            Self::Text(error) if error.is_request_error() => ErrorResponse::bad_request(),
+            Self::Submit(SubmitError::EmptyPrompt) => ErrorResponse::bad_request().about("prompt"),
+            Self::Fault(RequestFault::DoesNotFit { .. }) => {
+                ErrorResponse::bad_request().about("input_tokens")
+            }
+            Self::Fault(RequestFault::NothingLeft(_)) => {
+                ErrorResponse::bad_request().about("allowed_token_ids")
+            }
             Self::Submit(
                 SubmitError::QueueFull { .. } | SubmitError::ShareTaken { .. } | SubmitError::Stalled,
             )
             | Self::Fault(RequestFault::DeviceStalled)
             | Self::Busy
             | Self::Abandoned
-            | Self::ShuttingDown => Face::unavailable(),
+            | Self::ShuttingDown => ErrorResponse::unavailable(),
             Self::Text(_)
             | Self::Submit(SubmitError::Stopped | SubmitError::DuplicateId { .. })
             | Self::Fault(RequestFault::Output(_) | RequestFault::EngineStopped)
-            | Self::Internal { .. } => Face::internal(),
+            | Self::Internal { .. } => ErrorResponse::internal(),
         }
     }
 
     /// Whether the fault is ours rather than the client's: such errors are logged.
     pub(crate) fn is_internal(&self) -> bool {
-        self.face().status == StatusCode::INTERNAL_SERVER_ERROR
+        self.response().status == StatusCode::INTERNAL_SERVER_ERROR
     }
 
     /// The body that a client reads, also inside a stream.
     pub(crate) fn body(&self) -> ErrorBody {
-        let Face { status, kind, param } = self.face();
+        let ErrorResponse { status, kind, param } = self.response();
         ErrorBody { error: ErrorInfo { message: self.to_string(), kind, param, code: status.as_u16() } }
     }
 }
@@ -230,7 +238,7 @@ impl IntoResponse for ApiError {
         if self.is_internal() {
             tracing::error!(error = %self, "request failed");
         }
-        let status = self.face().status;
+        let status = self.response().status;
         if matches!(self, Self::Unauthorized) {
             let body = Json(serde_json::json!({ "error": "Unauthorized" }));
             return (status, [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))], body)
@@ -334,8 +342,8 @@ mod tests {
     use super::*;
 
     fn shown(error: &ApiError) -> (u16, String, Option<String>) {
-        let face = error.face();
-        (face.status.as_u16(), face.kind.to_owned(), face.param)
+        let response = error.response();
+        (response.status.as_u16(), response.kind.to_owned(), response.param)
     }
 
     fn row(status: u16, kind: &str, param: Option<&str>) -> (u16, String, Option<String>) {

@@ -3,7 +3,7 @@
 //! - `cli/` is what was typed; `settings.rs` makes of it what is meant, once. `environment.rs` knows the variables.
 //! - `start.rs` brings a model up: backend, weights, memory plan, engine; `report.rs` says what it found.
 //! - `device.rs` picks the device and lists them; `selftest/` tries one, at length or in what a model uses of it;
-//!   `floor.rs` measures what it can do at best.
+//!   `roofline.rs` measures what it can do at best.
 //! - `serve.rs`, `bench/`, `tune.rs` and `terminal.rs` (with `client/`) are the subcommands; `tuning/` is what they do
 //!   about the kernels of matrix products.
 
@@ -12,10 +12,10 @@ mod cli;
 mod client;
 mod device;
 mod environment;
-mod floor;
 mod logging;
 mod output;
 mod report;
+mod roofline;
 mod selftest;
 mod serve;
 mod settings;

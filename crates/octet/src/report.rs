@@ -88,7 +88,7 @@ pub(crate) fn device(info: &DeviceInfo) {
 /// What was loaded, and how long it took.
 pub(crate) fn model<B: Backend>(name: &str, model: &LoadedModel<B>, elapsed: Duration) {
     let quantization =
-        model.quantization().map_or_else(String::new, |method| format!(", quantised by {method}"));
+        model.quantization().map_or_else(String::new, |method| format!(", quantized by {method}"));
     line(format_args!(
         "model: {name} ({}), weights in {}{quantization}, KV cache in {}, loaded in {:.2} s",
         model.config().architecture,

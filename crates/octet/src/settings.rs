@@ -189,7 +189,7 @@ pub(crate) fn check(arguments: &EngineArgs) -> Result<()> {
     Ok(())
 }
 
-/// Whether a checkpoint is quantised as `--quantization` says, where that names a kind of checkpoints.
+/// Whether a checkpoint is quantized as `--quantization` says, where that names a kind of checkpoints.
 ///
 /// # Errors
 /// It is not.
@@ -204,12 +204,12 @@ pub(crate) fn check_quantization(arguments: &EngineArgs, config: &ModelConfig) -
     match method {
         Some(Some(method)) if method == asked => Ok(()),
         Some(method) => bail!(
-            "--quantization {asked}, and the checkpoint is quantised by {}: leave the flag out",
+            "--quantization {asked}, and the checkpoint is quantized by {}: leave the flag out",
             method.unwrap_or("another method")
         ),
         None => bail!(
-            "--quantization {asked} is for checkpoints that are quantised so, and this one is not: leave the flag out, or \
-             take --quantization fp8 to quantise it while it loads"
+            "--quantization {asked} is for checkpoints that are quantized so, and this one is not: leave the flag out, or \
+             take --quantization fp8 to quantize it while it loads"
         ),
     }
 }

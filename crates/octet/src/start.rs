@@ -40,9 +40,9 @@ pub(crate) struct Ready<R> {
 /// Element types of a loaded model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Precision {
-    /// Of weights that are not quantised.
+    /// Of weights that are not quantized.
     pub(crate) weights: DataType,
-    /// How the others are quantised.
+    /// How the others are quantized.
     pub(crate) quantization: Option<&'static str>,
     /// Of the KV cache.
     pub(crate) kv_cache: DataType,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use octet_backend::{GemmDevice, GemmProblem, TunableBackend};
 use octet_cpu::CpuBackend;
 use octet_engine::Engine;
-use octet_tune::{MadeUpWeights, read_untuned};
+use octet_tune::{SyntheticWeights, read_untuned};
 
 use crate::bench::latency::{self, LatencyShape};
 use crate::cli::tuning::TuneArgs;
@@ -18,7 +18,7 @@ use crate::settings::{self, Source};
 use crate::start::{self, Purpose, Ready};
 use crate::tuning::{GemmPlan, Session, TunedRunner};
 
-/// Bytes of made-up weights that take turns: more than the last cache of most processors.
+/// Bytes of synthetic weights that take turns: more than the last cache of most processors.
 const ROTATING_BYTES: usize = 256 << 20;
 
 /// Defaults of `bench latency`, for whichever of the three flags is missing.
@@ -41,11 +41,11 @@ pub(crate) fn run(arguments: &TuneArgs) -> Result<()> {
         return match device::choose(arguments.engine.device)? {
             Chosen::Cpu => {
                 let backend = CpuBackend::new(&settings::cpu_options(&arguments.engine)?)?;
-                tune_made_up(backend, plan, &problems, &interrupted)
+                tune_synthetic(backend, plan, &problems, &interrupted)
             }
             Chosen::Gpu(gpu) => {
                 let backend = device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout)?;
-                tune_made_up(backend, plan, &problems, &interrupted)
+                tune_synthetic(backend, plan, &problems, &interrupted)
             }
         };
     }
@@ -110,8 +110,8 @@ fn met_by_a_batch<B: TunableBackend>(
     Ok((runner, problems))
 }
 
-/// Tunes problems of a file with made-up weights.
-fn tune_made_up<B: TunableBackend>(
+/// Tunes problems of a file with synthetic weights.
+fn tune_synthetic<B: TunableBackend>(
     backend: B,
     plan: GemmPlan,
     problems: &[GemmProblem],
@@ -129,7 +129,7 @@ fn tune_made_up<B: TunableBackend>(
             }
         }
     }
-    let mut device = MadeUpWeights::new(backend, plan.rotating_bytes.unwrap_or(ROTATING_BYTES));
+    let mut device = SyntheticWeights::new(backend, plan.rotating_bytes.unwrap_or(ROTATING_BYTES));
     let mut session = Session::begin(plan, &info, &mut device)?;
     session.meet(&here);
     work_off(&mut session, &mut device, &here, interrupted)

@@ -1,7 +1,7 @@
 //! Inputs in FP8: for linears whose checkpoint foresees them, on devices that multiply E4M3 by E4M3.
 //!
 //! A norm or a gated linear that was told so (`Backend::prepare_input`) writes its output as codes and scales into the
-//! tensor's own memory; what arrives wide, such as attention's output, is quantised into memory of the backend.
+//! tensor's own memory; what arrives wide, such as attention's output, is quantized into memory of the backend.
 
 use std::sync::Arc;
 
@@ -46,11 +46,11 @@ pub(super) enum LinearInput {
         /// Elements from one row to the next.
         stride: usize,
     },
-    /// Quantised.
+    /// Quantized.
     Float8(Float8Rows),
 }
 
-/// How a linear's input is quantised on this device, in its own format's scale; nothing if weights are widened instead.
+/// How a linear's input is quantized on this device, in its own format's scale; nothing if weights are widened instead.
 pub(super) fn input_scale(
     architecture: Architecture,
     spec: &LinearSpec,
@@ -69,12 +69,12 @@ pub(super) fn input_scale(
     })
 }
 
-/// The kernels of `quantise.cu`.
+/// The kernels of `quantize.cu`.
 pub(super) struct Float8Kernels {
     pub(super) rms_norm: Function,
     pub(super) join: Function,
     pub(super) gate: Function,
-    quantise_rows: Function,
+    quantize_rows: Function,
 }
 
 impl Float8Kernels {
@@ -83,26 +83,26 @@ impl Float8Kernels {
             rms_norm: module.function("rms_norm_float8")?,
             join: module.function("join_float8")?,
             gate: module.function("gate_float8")?,
-            quantise_rows: module.function("quantise_rows")?,
+            quantize_rows: module.function("quantize_rows")?,
         })
     }
 
-    /// Quantises the first rows of a wide tensor into `target`.
-    pub(super) fn quantise(
+    /// Quantizes the first rows of a wide tensor into `target`.
+    pub(super) fn quantize(
         &self,
         stream: &Stream,
         rows: usize,
         input: &GpuTensor,
-        target: parameters::QuantiseTarget,
+        target: parameters::QuantizeTarget,
     ) -> Result<(), BackendError> {
-        let parameters = parameters::Quantise {
+        let parameters = parameters::Quantize {
             input: input.address(),
             target,
             data_type: input.data_type as u32,
             stride: size(input.stride),
         };
         // SAFETY: the parameters are the kernel's; the target was made for these rows and columns.
-        unsafe { self.quantise_rows.launch(stream, [rows, 1, 1], &parameters)? };
+        unsafe { self.quantize_rows.launch(stream, [rows, 1, 1], &parameters)? };
         Ok(())
     }
 }
@@ -111,13 +111,13 @@ impl GpuBackend {
     /// Begins to make the kernels for inputs in FP8, once.
     pub(super) fn begin_float8(&mut self) -> Result<(), GpuError> {
         if self.float8.is_none() {
-            let kernels = Pending::start(&self.device, &self.code, &Source::quantise(), Float8Kernels::of)?;
+            let kernels = Pending::start(&self.device, &self.code, &Source::quantize(), Float8Kernels::of)?;
             self.float8 = Some(Arc::new(kernels));
         }
         Ok(())
     }
 
-    /// The input as this weight wants it: quantised if it is not yet.
+    /// The input as this weight wants it: quantized if it is not yet.
     pub(super) fn input_of(
         &mut self,
         rows: usize,
@@ -139,25 +139,25 @@ impl GpuBackend {
                     self.scratch(|backend| &mut backend.code_scales, most_rows * size_of::<f32>())?;
                 let target = target(codes, scales, input.columns, scale);
                 let kernels = self.float8.as_ref().expect("begun when the weight was loaded").get()?;
-                kernels.quantise(&self.stream, rows, input, target)?;
+                kernels.quantize(&self.stream, rows, input, target)?;
                 Ok(LinearInput::Float8(Float8Rows { codes, stride, scales }))
             }
         }
     }
 }
 
-/// Where rows of so many columns are quantised to, and how.
+/// Where rows of so many columns are quantized to, and how.
 pub(super) fn target(
     codes: u64,
     scales: u64,
     columns: usize,
     scale: InputScale,
-) -> parameters::QuantiseTarget {
+) -> parameters::QuantizeTarget {
     let scale = match scale {
         InputScale::Dynamic => 0.0,
         InputScale::Static(scale) => scale,
     };
-    parameters::QuantiseTarget { codes, scales, stride: size(code_stride(columns)), scale }
+    parameters::QuantizeTarget { codes, scales, stride: size(code_stride(columns)), scale }
 }
 
 /// The values of codes that were read back, `[rows, columns]`.

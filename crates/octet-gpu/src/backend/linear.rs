@@ -30,7 +30,7 @@ pub struct GpuLinear {
     groups: usize,
     group_columns: usize,
     pub(super) usage: LinearUse,
-    /// Set if it is multiplied by inputs in FP8, quantised thus.
+    /// Set if it is multiplied by inputs in FP8, quantized thus.
     pub(super) input_scale: Option<InputScale>,
     /// Which products it is part of; none if it is only looked up.
     pub(super) families: Option<Families>,

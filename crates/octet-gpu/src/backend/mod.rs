@@ -3,11 +3,11 @@
 mod attention;
 mod batch;
 mod float8;
-mod floor;
 mod gemm;
 mod linear;
 mod pack;
 mod parameters;
+mod roofline;
 mod sample;
 mod step;
 mod tensor;
@@ -71,7 +71,7 @@ pub struct GpuOptions {
     pub step_limit: Option<Duration>,
     /// Runs every step's operations one by one instead of replaying recorded ones.
     pub without_graphs: bool,
-    /// Whether inputs are quantised for linears whose checkpoint foresees it, on devices that multiply FP8 by FP8; by
+    /// Whether inputs are quantized for linears whose checkpoint foresees it, on devices that multiply FP8 by FP8; by
     /// default with activations of 16 bits, because those of 32 are for comparisons.
     pub float8_inputs: Option<bool>,
     /// The library that computes products of many rows, if there is one.

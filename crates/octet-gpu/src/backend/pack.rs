@@ -83,7 +83,7 @@ pub(super) fn check_conversion(stored: DataType, target: DataType) -> Result<(),
     let supported = match (stored, target) {
         (DataType::F8(from), DataType::F8(to)) if from == to || from.to_fnuz() == to => return Ok(()),
         (DataType::F8(_), _) => "the linear's own FP8 format, or the OCP format of an FNUZ linear",
-        (_, DataType::F8(_)) => "FP8 with its scales: quantise before loading",
+        (_, DataType::F8(_)) => "FP8 with its scales: quantize before loading",
         _ => return Ok(()),
     };
     Err(BackendError::UnsupportedDataType { what: "a part of this linear", data_type: stored, supported })

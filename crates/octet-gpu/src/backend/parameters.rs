@@ -179,51 +179,51 @@ pub(super) struct Sample {
     pub(super) columns: u32,
 }
 
-/// `QuantiseTarget` in `quantise.cu`.
+/// `QuantizeTarget` in `quantize.cu`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct QuantiseTarget {
+pub(super) struct QuantizeTarget {
     pub(super) codes: u64,
     pub(super) scales: u64,
     pub(super) stride: u32,
     pub(super) scale: f32,
 }
 
-/// `QuantiseParams` in `quantise.cu`.
+/// `QuantizeParams` in `quantize.cu`.
 #[repr(C)]
-pub(super) struct Quantise {
+pub(super) struct Quantize {
     pub(super) input: u64,
-    pub(super) target: QuantiseTarget,
+    pub(super) target: QuantizeTarget,
     pub(super) data_type: u32,
     pub(super) stride: u32,
 }
 
-/// `NormFloat8Params` in `quantise.cu`.
+/// `NormFloat8Params` in `quantize.cu`.
 #[repr(C)]
 pub(super) struct NormFloat8 {
     pub(super) input: u64,
     pub(super) weight: u64,
-    pub(super) target: QuantiseTarget,
+    pub(super) target: QuantizeTarget,
     pub(super) input_type: u32,
     pub(super) stride: u32,
     pub(super) inverse_columns: f32,
     pub(super) epsilon: f32,
 }
 
-/// `JoinFloat8Params` in `quantise.cu`.
+/// `JoinFloat8Params` in `quantize.cu`.
 #[repr(C)]
 pub(super) struct JoinFloat8 {
     pub(super) join: JoinOperands,
     pub(super) weight: u64,
-    pub(super) target: QuantiseTarget,
+    pub(super) target: QuantizeTarget,
     pub(super) epsilon: f32,
 }
 
-/// `GateFloat8Params` in `quantise.cu`.
+/// `GateFloat8Params` in `quantize.cu`.
 #[repr(C)]
 pub(super) struct GateFloat8 {
     pub(super) products: u64,
-    pub(super) target: QuantiseTarget,
+    pub(super) target: QuantizeTarget,
     pub(super) data_type: u32,
     pub(super) features: u32,
     pub(super) stride: u32,

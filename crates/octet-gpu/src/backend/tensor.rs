@@ -5,7 +5,7 @@ use octet_backend::{BackendError, InputScale, TensorRole, TensorSpec};
 
 use crate::GpuError;
 use crate::backend::float8::{self, Float8Rows, LinearInput, code_stride};
-use crate::backend::parameters::QuantiseTarget;
+use crate::backend::parameters::QuantizeTarget;
 use crate::driver::{DeviceBuffer, HostBuffer, Stream};
 use crate::kernels::ElementType;
 
@@ -82,7 +82,7 @@ impl GpuTensor {
     }
 
     /// Where whoever writes it puts codes, if the next linear wants FP8; else it becomes wide again.
-    pub(super) fn begin_write(&mut self) -> Option<QuantiseTarget> {
+    pub(super) fn begin_write(&mut self) -> Option<QuantizeTarget> {
         let target = match (self.wanted, &self.scales) {
             (Some(scale), Some(scales)) => {
                 Some(float8::target(self.buffer.address(), scales.address(), self.columns, scale))

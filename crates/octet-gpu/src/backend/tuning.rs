@@ -104,13 +104,13 @@ impl TunableBackend for GpuBackend {
             return None;
         }
         // FP8 by FP8 where the device multiplies it and weights have scales of rows or one.
-        let is_quantised = problem.activation.is_float8()
+        let is_quantized = problem.activation.is_float8()
             && self.takes_float8_inputs
             && self.device.architecture().multiplies_float8()
             && matches!(weight, DataType::F8(Float8Format::E4M3 | Float8Format::E4M3Fnuz))
             && !matches!(problem.scales, ScaleMode::Block { .. });
         let wide = self.activation_type();
-        let activation = if is_quantised { weight } else { wide };
+        let activation = if is_quantized { weight } else { wide };
         let output = if problem.output == DataType::F32 { DataType::F32 } else { wide };
         let output = if problem.is_gated { wide } else { output };
         Some(GemmProblem { weight, activation, output, ..*problem })

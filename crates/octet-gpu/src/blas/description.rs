@@ -87,12 +87,12 @@ mod tests {
             None,
             "it wants a bias of the output's type"
         );
-        let quantised = GemmProblem { weight: float8, activation: float8, scales: ScaleMode::Row, ..problem };
-        assert!(Description::of(Kind::Hip, &quantised, STRIDES).unwrap().has_scales);
+        let quantized = GemmProblem { weight: float8, activation: float8, scales: ScaleMode::Row, ..problem };
+        assert!(Description::of(Kind::Hip, &quantized, STRIDES).unwrap().has_scales);
         for other in [
             GemmProblem { weight: float8, scales: ScaleMode::Row, ..problem },
-            GemmProblem { scales: ScaleMode::Block { rows: 128, columns: 128 }, ..quantised },
-            GemmProblem { scales: ScaleMode::None, ..quantised },
+            GemmProblem { scales: ScaleMode::Block { rows: 128, columns: 128 }, ..quantized },
+            GemmProblem { scales: ScaleMode::None, ..quantized },
             GemmProblem { activation: DataType::F32, ..problem },
             GemmProblem { weight: DataType::F32, activation: DataType::F32, ..problem },
             GemmProblem { output: DataType::F16, ..problem },

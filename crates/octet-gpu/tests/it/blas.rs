@@ -7,7 +7,7 @@ use octet_backend::{
 use octet_float8::Float8Format;
 use octet_gpu::{BlasOptions, GpuBackend, GpuLinear, GpuOptions, GpuTensor};
 
-use octet_tune::MadeUpWeights;
+use octet_tune::SyntheticWeights;
 
 use crate::simulator::backend;
 
@@ -264,7 +264,7 @@ fn a_product_that_no_library_takes_is_ours() {
 }
 
 #[test]
-fn products_of_pytorchs_untuned_files_get_made_up_operands() {
+fn products_of_pytorchs_untuned_files_get_synthetic_operands() {
     octet_unrun::needs!(octet_hipsim::compiler());
     let names = [
         ("GemmTunableOp_BFloat16_TN", "tn_64_20_128", "BFloat16"),
@@ -276,7 +276,7 @@ fn products_of_pytorchs_untuned_files_get_made_up_operands() {
         ),
         ("GemmTunableOp_Half_TN", "tn_64_20_128", "Half_BFloat16_BFloat16"),
     ];
-    let mut device = MadeUpWeights::new(backend("gfx942", &with_workspace()), 1);
+    let mut device = SyntheticWeights::new(backend("gfx942", &with_workspace()), 1);
     for (operation, parameters, word) in names {
         let problem = GemmProblem::from_signatures(operation, parameters).unwrap();
         let here = device.backend().gemm_equivalent(&problem).unwrap();

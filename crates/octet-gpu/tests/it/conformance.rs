@@ -25,7 +25,7 @@ fn exact() -> GpuOptions {
 
 /// As models run: activations of 16 bits, and FP8 times FP8 where the checkpoint foresees it.
 #[test]
-fn float8_times_float8_is_what_the_oracle_quantises() {
+fn float8_times_float8_is_what_the_oracle_quantizes() {
     octet_unrun::needs!(octet_hipsim::compiler());
     let options = GpuOptions { without_graphs: true, ..GpuOptions::default() };
     for device in ["gfx942", "gfx950", "gfx1201"] {

@@ -167,13 +167,13 @@ fn float8_weights_and_caches_give_what_the_reference_gives() {
 }
 
 #[test]
-fn float8_times_float8_gives_what_the_quantising_reference_gives() {
+fn float8_times_float8_gives_what_the_quantizing_reference_gives() {
     octet_unrun::needs!(octet_hipsim::compiler());
     let load = LoadOptions { quantization: Some(OnlineQuantization::Channel), ..AS_STORED };
     let exact =
         GpuOptions { activations: ActivationType::F32, float8_inputs: Some(true), ..GpuOptions::default() };
     // Products are held to the oracle tightly by the conformance suite. Through layers, the smallest difference before a
-    // quantisation (attention's probabilities are bf16) rounds values between two codes the other way, and so grows; what
+    // quantization (attention's probabilities are bf16) rounds values between two codes the other way, and so grows; what
     // wide inputs give is off by 0.14.
     let default = GpuOptions { float8_inputs: Some(true), ..GpuOptions::default() };
     for (device, options, allowed) in [

@@ -187,9 +187,9 @@ const FAULTS: [Fault; 30] = [
         "    block_sync();\n#pragma unroll\n    for (u32 wave = 0; wave < WAVES; wave++) value = larger",
         "#pragma unroll\n    for (u32 wave = 0; wave < WAVES; wave++) value = larger",
     ),
-    float8("a norm's scratch is used twice", "quantise.cu", "row, scratch[1]", "row, scratch[0]"),
+    float8("a norm's scratch is used twice", "quantize.cu", "row, scratch[1]", "row, scratch[0]"),
     float8("the scales of rows are lost", "linear.cu", "value *= p.input_scales[row];", ";"),
-    float8("no clamp before the conversion", "quantise.cu", "smaller(scaled, LIMIT)", "scaled"),
+    float8("no clamp before the conversion", "quantize.cu", "smaller(scaled, LIMIT)", "scaled"),
     float8(
         "halves of an operand swapped",
         "matrix.h",

@@ -46,7 +46,7 @@ fn sources(architecture: Architecture) -> Vec<Source> {
     sources.extend([E4M3, E5M2].map(|weight| Source::linear(weight, BF16, true)));
     sources.extend([BF16, F32].map(|weight| Source::linear(weight, F32, false)));
     if architecture.multiplies_float8() {
-        sources.extend([Source::quantise(), Source::linear_float8()]);
+        sources.extend([Source::quantize(), Source::linear_float8()]);
     }
     sources
 }

@@ -40,7 +40,7 @@ impl Dummy {
     /// The scale that goes with FP8 weights: five deviations stand at half of E4M3's range.
     pub(crate) const SCALE: f32 = 5.0 * DEVIATION / 224.0;
 
-    /// The FP8 format that quantised dummies have.
+    /// The FP8 format that quantized dummies have.
     pub(crate) const FLOAT8: DataType = DataType::F8(Float8Format::E4M3);
 
     /// Fills a tensor of the generator's type.

@@ -45,7 +45,7 @@ pub(crate) struct Layer<S: Stage> {
 }
 
 impl Model<Described> {
-    /// The list for a config. A head of its own is one that is not tied, or that is quantised apart from the embedding.
+    /// The list for a config. A head of its own is one that is not tied, or that is quantized apart from the embedding.
     pub(crate) fn of(config: &ModelConfig, quantize_head: bool) -> Self {
         const EMBEDDING: &str = "model.embed_tokens";
         let ModelConfig { vocabulary: rows, hidden: columns, tied_embeddings, .. } = *config;

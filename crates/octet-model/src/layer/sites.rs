@@ -61,7 +61,7 @@ pub(crate) trait Walk<'a, From: Stage, To: Stage> {
 /// A linear: one matrix on the device, one or several in the checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LinearSite {
-    /// Name of the whole, which errors and patterns of quantisation use.
+    /// Name of the whole, which errors and patterns of quantization use.
     pub(crate) name: String,
     /// What it is made of, in the order of its rows.
     pub(crate) parts: Vec<PartSite>,
@@ -71,7 +71,7 @@ pub(crate) struct LinearSite {
     pub(crate) bias: bool,
     /// What it is for.
     pub(crate) usage: LinearUse,
-    /// Who may quantise it.
+    /// Who may quantize it.
     pub(crate) quantized: Quantized,
 }
 
@@ -96,7 +96,7 @@ pub(crate) struct PartSite {
     pub(crate) rows: usize,
 }
 
-/// Who may quantise a linear.
+/// Who may quantize a linear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Quantized {
     /// Nobody: a table.

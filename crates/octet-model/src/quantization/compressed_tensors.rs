@@ -26,7 +26,7 @@ const TENSOR_HARMLESS: [&str; 4] = ["observer", "observer_kwargs", "scale_dtype"
 pub(crate) struct CompressedTensors {
     groups: Vec<Group>,
     ignored: Vec<Pattern>,
-    /// The KV cache is quantised too.
+    /// The KV cache is quantized too.
     pub(super) has_kv_cache_scheme: bool,
 }
 
@@ -155,7 +155,7 @@ fn weight_granularity(fields: &Fields<'_>, format: &str) -> Result<Result<Granul
     })
 }
 
-/// Any dynamic input is quantised at run time; a static one must have one scale for all.
+/// Any dynamic input is quantized at run time; a static one must have one scale for all.
 fn activation(fields: &Fields<'_>) -> Result<Result<ActivationScheme, String>, ModelError> {
     let Some(input) = fields.object("input_activations")? else {
         return Ok(Ok(ActivationScheme::Unquantized));

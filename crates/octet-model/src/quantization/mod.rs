@@ -1,4 +1,4 @@
-//! How a checkpoint's linears are quantised: four layouts, read into one scheme for each linear.
+//! How a checkpoint's linears are quantized: four layouts, read into one scheme for each linear.
 //!
 //! Each layout has its own file, which turns its part of `config.json` into rules; [`QuantizationConfig::scheme`] asks
 //! them about one linear by name. Whatever is not FP8 is refused here, before a weight is read.
@@ -67,7 +67,7 @@ pub(crate) enum LinearScheme {
 impl fmt::Display for LinearScheme {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self::Float8 { granularity, activation } = self else {
-            return formatter.write_str("not quantised");
+            return formatter.write_str("not quantized");
         };
         match granularity {
             Granularity::Tensor => formatter.write_str("FP8 per tensor")?,
@@ -82,7 +82,7 @@ impl fmt::Display for LinearScheme {
     }
 }
 
-/// A checkpoint's own quantisation.
+/// A checkpoint's own quantization.
 #[derive(Clone, Debug)]
 pub(crate) enum QuantizationConfig {
     /// `quant_method: "fp8"`.
@@ -198,7 +198,7 @@ impl QuantizationConfig {
 
 /// The error for whatever is not FP8.
 fn unsupported(found: impl Into<String>) -> ModelError {
-    ModelError::Unsupported { what: "the quantisation", found: found.into(), supported: SUPPORTED.to_owned() }
+    ModelError::Unsupported { what: "the quantization", found: found.into(), supported: SUPPORTED.to_owned() }
 }
 
 /// A list of patterns under a key.

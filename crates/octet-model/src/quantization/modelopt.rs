@@ -24,7 +24,7 @@ pub(crate) struct ModelOpt {
     scheme: LinearScheme,
     /// Globs and parts of names of modules that stay in 16 bits.
     excluded: Vec<String>,
-    /// The KV cache is quantised too.
+    /// The KV cache is quantized too.
     pub(super) has_kv_cache_scheme: bool,
 }
 

@@ -65,14 +65,14 @@ impl FromStr for OnlineQuantization {
             _ => Err(ModelError::Unsupported {
                 what: "--quantization",
                 found: name.to_owned(),
-                supported: "fp8, fp8_per_channel, fp8_per_block (a quantised checkpoint needs no flag)"
+                supported: "fp8, fp8_per_channel, fp8_per_block (a quantized checkpoint needs no flag)"
                     .to_owned(),
             }),
         }
     }
 }
 
-/// A part's values before quantisation, `[rows, columns]`.
+/// A part's values before quantization, `[rows, columns]`.
 pub(crate) struct Values<'a> {
     /// As stored, aligned to the element.
     pub(crate) bytes: &'a [u8],
@@ -103,7 +103,7 @@ pub(crate) struct NotFinite {
     pub(crate) column: usize,
 }
 
-/// Quantises the parts of one fused matrix, on all cores.
+/// Quantizes the parts of one fused matrix, on all cores.
 pub(crate) fn quantize(parts: &[Values<'_>], how: OnlineQuantization) -> Result<Vec<Quantized>, NotFinite> {
     let shared = if how == OnlineQuantization::Tensor { Some(largest_of_all(parts)?) } else { None };
     let one = |(part, values): (usize, &Values<'_>)| {
@@ -210,7 +210,7 @@ fn quantize_part<E: Element + Pod>(
                 })
             })
             .collect();
-        running.into_iter().try_for_each(|thread| thread.join().expect("quantising does not panic"))
+        running.into_iter().try_for_each(|thread| thread.join().expect("quantizing does not panic"))
     })?;
     if how == OnlineQuantization::Tensor {
         scales.truncate(1);

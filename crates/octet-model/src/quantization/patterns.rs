@@ -1,4 +1,4 @@
-//! Names of modules as quantisation configs list them: exact, `re:` expressions, globs.
+//! Names of modules as quantization configs list them: exact, `re:` expressions, globs.
 
 use fancy_regex::Regex;
 

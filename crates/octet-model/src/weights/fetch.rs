@@ -1,4 +1,4 @@
-//! Brings a linear into memory as the device takes it: read from files or made up, and quantised if asked for.
+//! Brings a linear into memory as the device takes it: read from files or made up, and quantized if asked for.
 
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -78,7 +78,7 @@ impl<'a> Source<'a> {
         Self::Dummy(dummies)
     }
 
-    /// Reads a linear, into used buffers where they fit, and quantises it if that is planned.
+    /// Reads a linear, into used buffers where they fit, and quantizes it if that is planned.
     pub(super) fn fetch(&self, linear: &LinearPlan, pool: &mut Pool) -> Result<Fetched, ModelError> {
         let mut fetched =
             Fetched { parts: Vec::with_capacity(linear.parts.len()), bias: None, input_scale: None };
@@ -148,7 +148,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Quantises a linear's parts together and gives their buffers back.
+/// Quantizes a linear's parts together and gives their buffers back.
 fn quantize_parts(
     linear: &LinearPlan,
     stored: Vec<Bytes>,

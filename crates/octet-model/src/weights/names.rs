@@ -16,7 +16,7 @@ const PREFIXES: [(&str, &str); 7] = [
     ("transformer.", "another architecture than the config's"),
 ];
 
-/// Endings of tensors that change no result: tables that are computed anew, and scales of what is not quantised here.
+/// Endings of tensors that change no result: tables that are computed anew, and scales of what is not quantized here.
 const WITHOUT_EFFECT: [&str; 10] = [
     "rotary_emb.inv_freq",
     "rotary_pos_emb.inv_freq",

@@ -34,7 +34,7 @@ pub struct WeightForm {
     pub data_type: DataType,
     /// What shares a scale.
     pub scale: ScaleForm,
-    /// How the checkpoint wants the input quantised; of a static scale only that it is one.
+    /// How the checkpoint wants the input quantized; of a static scale only that it is one.
     pub input_scale: Option<InputScale>,
 }
 
@@ -77,7 +77,7 @@ impl WeightForm {
     }
 }
 
-/// Reads and packs everything that is planned: one thread reads and quantises, ahead by one linear, another packs.
+/// Reads and packs everything that is planned: one thread reads and quantizes, ahead by one linear, another packs.
 ///
 /// The caller only reports. A device may bind the thread that calls it to a CPU, and threads inherit that: neither the
 /// caller's nor the reader's later threads may end up on that one CPU.
@@ -176,7 +176,7 @@ impl<'a, B: Backend> Walk<'a, Planned, OnDevice<B>> for Packer<'a, B> {
     }
 }
 
-/// Parts keep their own scales: devices take one for each part, so that nothing needs to be quantised a second time to
+/// Parts keep their own scales: devices take one for each part, so that nothing needs to be quantized a second time to
 /// the largest of them, as vLLM does.
 fn view<'v>(plan: &LinearPlan, part: &PartPlan, fetched: &'v FetchedPart) -> LinearPart<'v> {
     let data_type = match fetched.values {

@@ -17,13 +17,13 @@ use crate::{ModelConfig, ModelError};
 /// What decides the plan besides the config and the checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PlanOptions<'a> {
-    /// Element type of what is not quantised.
+    /// Element type of what is not quantized.
     pub(crate) data_type: DataType,
-    /// The checkpoint's own quantisation.
+    /// The checkpoint's own quantization.
     pub(crate) quantization: Option<&'a QuantizationConfig>,
-    /// Quantise while loading.
+    /// Quantize while loading.
     pub(crate) online: Option<OnlineQuantization>,
-    /// Quantise the head too.
+    /// Quantize the head too.
     pub(crate) quantize_head: bool,
 }
 
@@ -70,19 +70,19 @@ pub(crate) struct LinearPlan {
     pub(crate) usage: LinearUse,
     /// Element type on the device.
     pub(crate) data_type: DataType,
-    /// Quantise on the way.
+    /// Quantize on the way.
     pub(crate) online: Option<OnlineQuantization>,
     /// Its shards.
     pub(crate) parts: Vec<PartPlan>,
 }
 
 impl LinearPlan {
-    /// How the input is quantised on devices that multiply FP8; `fixed` is the checkpoint's scale.
+    /// How the input is quantized on devices that multiply FP8; `fixed` is the checkpoint's scale.
     pub(super) fn input_scale(&self, fixed: Option<f32>) -> Option<InputScale> {
         let is = |scheme| self.parts.iter().all(|part| part.activation == scheme);
         match fixed {
             Some(scale) if is(ActivationScheme::Static) => Some(InputScale::Static(scale)),
-            // What is quantised while it loads is so as vLLM does it.
+            // What is quantized while it loads is so as vLLM does it.
             _ if is(ActivationScheme::Dynamic) || self.online.is_some() => Some(InputScale::Dynamic),
             _ => None,
         }
@@ -195,7 +195,7 @@ impl Walk<'_, Described, Planned> for Planner<'_> {
 }
 
 impl Planner<'_> {
-    /// How the checkpoint quantises a linear.
+    /// How the checkpoint quantizes a linear.
     fn scheme(&self, site: &LinearSite) -> Result<LinearScheme, ModelError> {
         let may_be = match site.quantized {
             Quantized::Never => false,
@@ -245,7 +245,7 @@ impl Planner<'_> {
         Ok(plan)
     }
 
-    /// DeepSeek's and transformers' name for the same dequantisation scale is `weight_scale_inv`.
+    /// DeepSeek's and transformers' name for the same dequantization scale is `weight_scale_inv`.
     fn weight_scale(
         &mut self,
         name: &str,
@@ -316,9 +316,9 @@ impl Planner<'_> {
                 tensor: plan.name.clone(),
                 found: format!("{:?}", stored.element),
                 expected: if is_float8 {
-                    "F8_E4M3, because quantization_config says that it is quantised".to_owned()
+                    "F8_E4M3, because quantization_config says that it is quantized".to_owned()
                 } else {
-                    "F32, F16 or BF16, because nothing in the config says that it is quantised".to_owned()
+                    "F32, F16 or BF16, because nothing in the config says that it is quantized".to_owned()
                 },
             }),
         }

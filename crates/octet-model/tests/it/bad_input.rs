@@ -202,12 +202,12 @@ fn float8_weights_and_scales_that_are_wrong() {
 fn parts_of_a_linear_that_disagree() {
     let mut draft = float8();
     draft.config["quantization_config"]["ignored_layers"] = json!(["model.layers.0.self_attn.v_proj"]);
-    let parts = ["model.layers.0.self_attn.qkv_proj", "v_proj is not quantised", "q_proj is FP8 per tensor"];
+    let parts = ["model.layers.0.self_attn.qkv_proj", "v_proj is not quantized", "q_proj is FP8 per tensor"];
     says(&draft.error(), &parts);
 }
 
 #[test]
-fn quantisations_that_are_not_supported() {
+fn quantizations_that_are_not_supported() {
     let group = |weights: Value, format: &str| {
         json!({ "quant_method": "compressed-tensors", "format": format,
             "config_groups": { "group_0": { "targets": ["Linear"], "weights": weights } } })
@@ -240,7 +240,7 @@ fn quantisations_that_are_not_supported() {
 
 /// A key that nobody reads may be what the weights need, as rotations do.
 #[test]
-fn quantisation_keys_that_are_not_read_are_refused() {
+fn quantization_keys_that_are_not_read_are_refused() {
     let float = json!({ "num_bits": 8, "type": "float", "strategy": "channel" });
     let compressed = |change: &dyn Fn(&mut Value)| {
         let mut config = json!({ "quant_method": "compressed-tensors", "format": "float-quantized", "version": "0.12",
@@ -286,7 +286,7 @@ fn choices_that_contradict_the_checkpoint() {
     float8().load_with(same).expect("fp8 asked for, fp8 found");
     let quantization = Some(OnlineQuantization::Channel);
     let error = float8().load_with(LoadOptions { quantization, ..EXACT }).err().unwrap().to_string();
-    says(&error, &["quantised already (fp8)", "--quantization fp8_per_channel cannot be applied"]);
+    says(&error, &["quantized already (fp8)", "--quantization fp8_per_channel cannot be applied"]);
     let max_model_len = MaxModelLen::Tokens(1 << 30);
     let error = Draft::of(CASE).load_with(LoadOptions { max_model_len, ..EXACT }).err().unwrap().to_string();
     says(&error, &["max_model_len 1073741824 is above the", "tokens that the model's config allows"]);

@@ -62,7 +62,7 @@ fn a_shape_has_no_weights_to_read() {
 }
 
 #[test]
-fn quantised_dummies_follow_the_config() {
+fn quantized_dummies_follow_the_config() {
     let folder = config_only();
     let mut config = Draft::of(CASE).config;
     config["quantization_config"] = json!({ "quant_method": "fp8", "activation_scheme": "static" });

@@ -147,7 +147,7 @@ fn overrides_are_laid_over_the_file_and_checked_like_it() {
 }
 
 #[test]
-fn the_quantisation_of_config_json_wins_over_a_file_of_its_own() {
+fn the_quantization_of_config_json_wins_over_a_file_of_its_own() {
     let file = json!({ "producer": { "name": "modelopt" },
         "quantization": { "quant_algo": "FP8", "kv_cache_quant_algo": null, "exclude_modules": ["*"] } });
     let folder = Draft::of("llama-mha").write();

@@ -1,4 +1,4 @@
-//! FP8 layouts: each must give the logits of the same checkpoint with its weights dequantised by hand.
+//! FP8 layouts: each must give the logits of the same checkpoint with its weights dequantized by hand.
 
 use octet_cpu::Isa;
 use octet_float8::E4M3;
@@ -23,7 +23,7 @@ enum Scales {
     Block,
 }
 
-/// A linear quantised, and what its codes mean.
+/// A linear quantized, and what its codes mean.
 struct Quantized {
     codes: Vec<u8>,
     scales: Tensor,
@@ -107,7 +107,7 @@ fn check(name: &str, layout: &Layout) {
     }
 }
 
-/// Writes a checkpoint in a layout and its dequantised twin, and compares their logits.
+/// Writes a checkpoint in a layout and its dequantized twin, and compares their logits.
 fn check_case(case: &str, name: &str, layout: &Layout) {
     let mut stored = Draft::of(case);
     let mut twin = stored.clone();
@@ -134,7 +134,7 @@ fn check_case(case: &str, name: &str, layout: &Layout) {
         distance(&found, &expected)
     );
     agrees_on_cpu(&stored, EXACT, &expected, name);
-    assert!(distance(&exact, &expected) / spread(&expected) > 1e-3, "{name}: the test quantised nothing");
+    assert!(distance(&exact, &expected) / spread(&expected) > 1e-3, "{name}: the test quantized nothing");
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn modelopt_layout() {
 
 /// What `--quantization` makes, against the same made by hand.
 #[test]
-fn online_quantisation() {
+fn online_quantization() {
     for how in [OnlineQuantization::Tensor, OnlineQuantization::Channel, OnlineQuantization::Block] {
         let draft = Draft::of(CASE);
         let mut twin = draft.clone();
@@ -303,7 +303,7 @@ fn dequantized(weight: &Tensor, how: OnlineQuantization, shared: f32) -> Vec<f32
 
 /// The head too, tied or not: look-ups keep the 16-bit table.
 #[test]
-fn the_head_can_be_quantised_too() {
+fn the_head_can_be_quantized_too() {
     for case in ["llama-gqa-rope-llama3", "qwen2-tied"] {
         let golden = Golden::read(case);
         let draft = Draft::of(case);
@@ -320,6 +320,6 @@ fn the_head_can_be_quantised_too() {
         };
         let (found, expected) = (run(&draft, true), run(&twin, false));
         assert!(distance(&found, &expected) / spread(&expected) < 1e-5, "{case}");
-        assert!(distance(&found, &golden.logits) / spread(&expected) > 1e-3, "{case}: nothing was quantised");
+        assert!(distance(&found, &golden.logits) / spread(&expected) > 1e-3, "{case}: nothing was quantized");
     }
 }

@@ -1,4 +1,4 @@
-//! Checkpoints against independent results: transformers' logits, dequantised twins, and every kind of bad input.
+//! Checkpoints against independent results: transformers' logits, dequantized twins, and every kind of bad input.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;

@@ -201,7 +201,7 @@ fn a_tensor_of_another_shape_is_a_fault_of_the_model() {
 }
 
 #[test]
-fn inputs_are_quantised_where_the_weight_says_how() {
+fn inputs_are_quantized_where_the_weight_says_how() {
     use octet_backend::InputScale;
     // Weights of 1 and 0: the first feature reads the first input, the second both.
     let codes = [0x38, 0, 0x38, 0x38];

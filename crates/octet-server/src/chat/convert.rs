@@ -15,7 +15,7 @@ use crate::generation::{GenerationPlan, Output, SequencePlan};
 use crate::intake::Task;
 use crate::json::decode;
 use crate::outline::fields_of;
-use crate::parameters::{self, LogprobWishes, OutputRules, ParameterFields, Parameters};
+use crate::parameters::{self, LogprobRequest, OutputRules, ParameterFields, Parameters};
 use crate::request_id::ClientId;
 use crate::sse::ChunkWriter;
 use crate::state::App;
@@ -102,10 +102,10 @@ fn sequences(
     let bad_words = parameters::encode_bad_words(&app.model.tokenizer, &parameters.bad_words)?.into();
     let max_tokens = output_rules(app, options).max_tokens(prompt.len())?;
     parameters::check_min_tokens(parameters, max_tokens)?;
-    let wishes = LogprobWishes { output: options.logprobs, prompt: parameters.sampling.prompt_logprobs };
+    let logprobs = LogprobRequest { output: options.logprobs, prompt: parameters.sampling.prompt_logprobs };
     let sequence = |index| SequencePlan {
         prompt: Arc::clone(prompt),
-        sampling: parameters::sequence_sampling(parameters, &bad_words, wishes, index, &app.seeds),
+        sampling: parameters::sequence_sampling(parameters, &bad_words, logprobs, index, &app.seeds),
         max_tokens,
     };
     Ok((0..parameters.n).map(sequence).collect())

@@ -16,7 +16,7 @@ use crate::generation::{GenerationPlan, Output, SequencePlan};
 use crate::intake::Task;
 use crate::json::decode;
 use crate::outline::fields_of;
-use crate::parameters::{self, LogprobWishes, OutputRules, ParameterFields, Parameters};
+use crate::parameters::{self, LogprobRequest, OutputRules, ParameterFields, Parameters};
 use crate::request_id::ClientId;
 use crate::sse::ChunkWriter;
 use crate::state::App;
@@ -142,11 +142,11 @@ fn sequences(
     for prompt in prompts {
         let max_tokens = rules.max_tokens(prompt.tokens.len())?;
         parameters::check_min_tokens(parameters, max_tokens)?;
-        let wishes = wishes(options, parameters, max_tokens);
+        let logprobs = logprobs(options, parameters, max_tokens);
         for index in 0..parameters.n {
             sequences.push(SequencePlan {
                 prompt: Arc::clone(&prompt.tokens),
-                sampling: parameters::sequence_sampling(parameters, &bad_words, wishes, index, &app.seeds),
+                sampling: parameters::sequence_sampling(parameters, &bad_words, logprobs, index, &app.seeds),
                 max_tokens,
             });
         }
@@ -156,10 +156,10 @@ fn sequences(
 
 /// An echoed prompt shows logprobs too, and a request for no tokens is one for prompt logprobs: the engine computes
 /// nothing else for it.
-fn wishes(options: &CompletionOptions, parameters: &Parameters, max_tokens: usize) -> LogprobWishes {
+fn logprobs(options: &CompletionOptions, parameters: &Parameters, max_tokens: usize) -> LogprobRequest {
     let echoed = options.logprobs.filter(|_| options.echo);
     let nothing_else = (max_tokens == 0).then_some(LogprobCount::Top(0));
-    LogprobWishes {
+    LogprobRequest {
         output: options.logprobs,
         prompt: parameters.sampling.prompt_logprobs.or(echoed).or(nothing_else),
     }

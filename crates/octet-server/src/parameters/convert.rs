@@ -113,7 +113,7 @@ pub(crate) fn check_min_tokens(parameters: &Parameters, max_tokens: usize) -> Re
 
 /// The logprobs that a request wants of each sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LogprobWishes {
+pub(crate) struct LogprobRequest {
     pub(crate) output: Option<LogprobCount>,
     pub(crate) prompt: Option<LogprobCount>,
 }
@@ -122,7 +122,7 @@ pub(crate) struct LogprobWishes {
 pub(crate) fn sequence_sampling(
     parameters: &Parameters,
     bad_words: &Arc<[Vec<u32>]>,
-    wishes: LogprobWishes,
+    logprobs: LogprobRequest,
     index: usize,
     seeds: &SeedSource,
 ) -> Arc<SamplingParams> {
@@ -133,8 +133,8 @@ pub(crate) fn sequence_sampling(
     Arc::new(SamplingParams {
         seed,
         bad_words: Arc::clone(bad_words),
-        logprobs: wishes.output,
-        prompt_logprobs: wishes.prompt,
+        logprobs: logprobs.output,
+        prompt_logprobs: logprobs.prompt,
         ..parameters.sampling.clone()
     })
 }

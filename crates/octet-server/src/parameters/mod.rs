@@ -6,7 +6,7 @@ mod types;
 mod validate;
 
 pub(crate) use convert::{
-    LogprobWishes, OutputRules, SeedSource, check_min_tokens, encode_bad_words, sequence_sampling, truncate,
+    LogprobRequest, OutputRules, SeedSource, check_min_tokens, encode_bad_words, sequence_sampling, truncate,
 };
 pub(crate) use types::{ParameterFields, TruncationSide};
 pub(crate) use validate::{Parameters, Rules, StreamUsage, Truncation, check_logprob_count, validate};

@@ -28,8 +28,8 @@ use serde_json::{Map, Value};
 
 use crate::cli::bench::LatencyArgs;
 use crate::device::{self, Chosen};
-use crate::floor::Floor;
 use crate::output::OutputFile;
+use crate::roofline::Roofline;
 use crate::settings::{self, Source};
 use crate::start::{self, Precision, Purpose, Ready};
 use crate::tuning::{GemmMode, GemmPlan, TunedRunner};
@@ -57,12 +57,12 @@ pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
             let ready =
                 start::load(&source, resolved, &arguments.engine, Purpose::measurement(prefix_caching))?;
             // Measured when the run is over: then the workers are free.
-            let floor = || Ok(Some(Floor::of_cpu(&settings::cpu_options(&arguments.engine)?)?));
+            let floor = || Ok(Some(Roofline::of_cpu(&settings::cpu_options(&arguments.engine)?)?));
             measure(arguments, &source, plan, ready, output.as_ref(), floor)
         }
         Chosen::Gpu(gpu) => {
             // Measured before: the model takes the memory.
-            let floor = Floor::of_gpu(&gpu)?;
+            let floor = Roofline::of_gpu(&gpu)?;
             let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
             let ready = start::load_on(
                 backend,
@@ -83,7 +83,7 @@ fn measure<B: TunableBackend>(
     plan: GemmPlan,
     mut ready: Ready<TunedRunner<B>>,
     output: Option<&OutputFile>,
-    floor: impl FnOnce() -> Result<Option<Floor>>,
+    floor: impl FnOnce() -> Result<Option<Roofline>>,
 ) -> Result<()> {
     ready.runner.begin_tuning(plan)?;
     let (work, precision) = (work_per_step(&ready), ready.precision);
@@ -182,7 +182,7 @@ fn work_per_step<R>(ready: &Ready<R>) -> WorkPerStep {
     WorkPerStep {
         weight_bytes: ready.step_weight_bytes as f64,
         kv_bytes_per_token: ready.plan.block_bytes as f64 / ready.plan.block_size as f64,
-        operations_per_token: ready.config.layer_parameters() as f64,
-        operations_per_output: (vocabulary * hidden) as f64,
+        multiply_adds_per_token: ready.config.layer_parameters() as f64,
+        multiply_adds_per_output: (vocabulary * hidden) as f64,
     }
 }

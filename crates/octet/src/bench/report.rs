@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::latency::{Iteration, LatencyRun};
 use super::statistics::{Distribution, count};
-use crate::floor::{Floor, Measure};
+use crate::roofline::{Measure, Roofline};
 
 /// Percentiles that are reported.
 const PERCENTILES: [u32; 6] = [10, 25, 50, 75, 90, 99];
@@ -23,9 +23,9 @@ pub(crate) struct WorkPerStep {
     /// Bytes that attention reads for each cached token, all layers.
     pub(crate) kv_bytes_per_token: f64,
     /// Multiply-adds for each token in the linears of all layers.
-    pub(crate) operations_per_token: f64,
+    pub(crate) multiply_adds_per_token: f64,
     /// Multiply-adds of the head, for each row whose logits are wanted.
-    pub(crate) operations_per_output: f64,
+    pub(crate) multiply_adds_per_output: f64,
 }
 
 /// What sets a floor.
@@ -53,10 +53,10 @@ struct Speed {
 }
 
 impl Speed {
-    /// A phase that took `seconds` for `tokens`, and reads `bytes` and does `operations`.
-    fn new(tokens: f64, seconds: f64, bytes: f64, operations: f64, floor: Floor) -> Option<Self> {
+    /// A phase that took `seconds` for `tokens`, and reads `bytes` and does `multiply_adds`.
+    fn new(tokens: f64, seconds: f64, bytes: f64, multiply_adds: f64, floor: Roofline) -> Option<Self> {
         let memory_seconds = bytes / floor.bytes_per_second;
-        let arithmetic_seconds = operations / floor.multiply_add_per_second;
+        let arithmetic_seconds = multiply_adds / floor.multiply_add_per_second;
         let bound = if memory_seconds > arithmetic_seconds { Bound::Memory } else { Bound::Arithmetic };
         let least_seconds = memory_seconds.max(arithmetic_seconds);
         (tokens > 0.0 && seconds > 0.0 && least_seconds > 0.0).then(|| Self {
@@ -77,7 +77,7 @@ pub(crate) struct LatencyReport {
     run: LatencyRun,
     work: WorkPerStep,
     /// None of a simulated device, whose times mean nothing.
-    floor: Option<Floor>,
+    floor: Option<Roofline>,
     /// Of each iteration, seconds, in the order in which they ran.
     latencies: Vec<f64>,
     /// Of each iteration that has such a phase.
@@ -87,19 +87,20 @@ pub(crate) struct LatencyReport {
 
 impl LatencyReport {
     /// Holds a run with at least one iteration against the floor.
-    pub(crate) fn new(run: LatencyRun, work: WorkPerStep, floor: Option<Floor>) -> Self {
+    pub(crate) fn new(run: LatencyRun, work: WorkPerStep, floor: Option<Roofline>) -> Self {
         let sequences = count(run.shape.sequences());
         let prefill = |iteration: &Iteration| {
             let tokens = count(iteration.prefill_tokens);
-            let operations = tokens * work.operations_per_token + sequences * work.operations_per_output;
-            Speed::new(tokens, iteration.prefill.as_secs_f64(), work.weight_bytes, operations, floor?)
+            let multiply_adds =
+                tokens * work.multiply_adds_per_token + sequences * work.multiply_adds_per_output;
+            Speed::new(tokens, iteration.prefill.as_secs_f64(), work.weight_bytes, multiply_adds, floor?)
         };
         let decode = |iteration: &Iteration| {
             let tokens = count(iteration.decode_tokens);
             let bytes = count(iteration.decode_steps) * work.weight_bytes
                 + count(iteration.decode_context_tokens) * work.kv_bytes_per_token;
-            let operations = tokens * (work.operations_per_token + work.operations_per_output);
-            Speed::new(tokens, iteration.decode.as_secs_f64(), bytes, operations, floor?)
+            let multiply_adds = tokens * (work.multiply_adds_per_token + work.multiply_adds_per_output);
+            Speed::new(tokens, iteration.decode.as_secs_f64(), bytes, multiply_adds, floor?)
         };
         Self {
             latencies: run.iterations.iter().map(|iteration| iteration.elapsed.as_secs_f64()).collect(),
@@ -181,8 +182,8 @@ impl LatencyReport {
                 "measured_by": self.floor.map(|floor| floor.measure.name()),
                 "weight_bytes": self.work.weight_bytes,
                 "kv_bytes_per_token": self.work.kv_bytes_per_token,
-                "operations_per_token": self.work.operations_per_token,
-                "operations_per_output": self.work.operations_per_output,
+                "multiply_adds_per_token": self.work.multiply_adds_per_token,
+                "multiply_adds_per_output": self.work.multiply_adds_per_output,
             },
         });
         let mut own = configuration;
@@ -229,18 +230,18 @@ mod tests {
     const WORK: WorkPerStep = WorkPerStep {
         weight_bytes: 1000.0,
         kv_bytes_per_token: 10.0,
-        operations_per_token: 400.0,
-        operations_per_output: 100.0,
+        multiply_adds_per_token: 400.0,
+        multiply_adds_per_output: 100.0,
     };
-    const FLOOR: Floor =
-        Floor { bytes_per_second: 1000.0, multiply_add_per_second: 1000.0, measure: Measure::Loops };
+    const FLOOR: Roofline =
+        Roofline { bytes_per_second: 1000.0, multiply_add_per_second: 1000.0, measure: Measure::Loops };
 
     /// Two sequences of 10 tokens each, prefilled in 10 s; then two steps of 2 tokens in 4 s.
     fn report(output_len: usize) -> LatencyReport {
         report_with(output_len, Some(FLOOR))
     }
 
-    fn report_with(output_len: usize, floor: Option<Floor>) -> LatencyReport {
+    fn report_with(output_len: usize, floor: Option<Roofline>) -> LatencyReport {
         let shape = LatencyShape {
             batch_size: 2,
             sequences_per_prompt: 1,
@@ -271,7 +272,7 @@ mod tests {
     fn the_printed_form_is_vllms_then_speeds_with_their_floors() {
         let mut text = Vec::new();
         report(3).write_text(&mut text).expect("memory can be written");
-        // Prefill: 20 * 400 + 2 * 100 operations take 8.2 s at best. Decode: 2 * 1000 + 48 * 10 bytes take 2.48 s.
+        // Prefill: 20 * 400 + 2 * 100 multiply-adds take 8.2 s at best. Decode: 2 * 1000 + 48 * 10 bytes take 2.48 s.
         let expected = "\
 Avg latency: 14.5 seconds
 10% percentile latency: 14.1 seconds
@@ -308,7 +309,7 @@ Decode: 1.00 tokens/s, 62.0% of the floor of 1.61 tokens/s set by memory bandwid
             report_with(3, floor).write_text(&mut text).expect("memory can be written");
             String::from_utf8(text).expect("text")
         };
-        let measured = Floor { measure: Measure::CopyAndProduct, ..FLOOR };
+        let measured = Roofline { measure: Measure::CopyAndProduct, ..FLOOR };
         let gpu = text(Some(measured));
         assert!(gpu.contains("82.0% of the floor") && gpu.contains("measured by copying"), "{gpu}");
         let simulated = text(None);

@@ -20,11 +20,11 @@ pub(crate) struct EngineArgs {
     /// Element type of weights and KV cache: `auto` keeps 16-bit checkpoints as they are and casts float32 to bfloat16.
     #[arg(long, default_value = "auto", value_parser = parse_with::<WeightType>, value_name = "TYPE", help_heading = "Model")]
     pub(crate) dtype: WeightType,
-    /// Quantise a 16-bit checkpoint while loading: fp8 (one scale a matrix), fp8_per_channel, fp8_per_block (128x128).
-    /// For a checkpoint that is quantised already, what it is: fp8, compressed-tensors, quark or modelopt.
+    /// Quantize a 16-bit checkpoint while loading: fp8 (one scale a matrix), fp8_per_channel, fp8_per_block (128x128).
+    /// For a checkpoint that is quantized already, what it is: fp8, compressed-tensors, quark or modelopt.
     #[arg(short = 'q', long, value_parser = parse_with::<Quantization>, help_heading = "Model", value_name = "SCHEME")]
     pub(crate) quantization: Option<Quantization>,
-    /// With --quantization: quantise the output head too. A tied embedding keeps its 16-bit table for look-ups.
+    /// With --quantization: quantize the output head too. A tied embedding keeps its 16-bit table for look-ups.
     #[arg(long, requires = "quantization", help_heading = "Model")]
     pub(crate) quantize_head: bool,
     /// Where weights come from: `dummy` makes random ones of the config's shape, drawn from --seed.
@@ -124,7 +124,7 @@ impl FromStr for Quantization {
             (None, Ok(online)) => Ok(Self::Online(online)),
             (None, Err(_)) => Err(format!(
                 "{name} is not supported; supported are fp8, fp8_per_channel and fp8_per_block, and for checkpoints that \
-                 are quantised so compressed-tensors, quark and modelopt. Serve the 16-bit checkpoint with --quantization fp8"
+                 are quantized so compressed-tensors, quark and modelopt. Serve the 16-bit checkpoint with --quantization fp8"
             )),
         }
     }

@@ -22,7 +22,7 @@ use octet_tune::LibraryChoice;
 
 use crate::cli::Device;
 use crate::device::{self, Chosen};
-use crate::floor::Floor;
+use crate::roofline::Roofline;
 use crate::{report, settings};
 
 /// Input and output features of linears.
@@ -80,7 +80,7 @@ pub(crate) fn run(wanted: Device) -> Result<()> {
             let lines = test(&mut device)?;
             // The workers are free for the measurement.
             drop(device);
-            conclude(&lines, Some(Floor::of_cpu(&options)?))
+            conclude(&lines, Some(Roofline::of_cpu(&options)?))
         }
         Chosen::Gpu(gpu) => {
             let mut device = device::gpu_backend(gpu.clone(), &LibraryChoice::default(), None)?;
@@ -90,7 +90,7 @@ pub(crate) fn run(wanted: Device) -> Result<()> {
                 lines.extend(speed::lines(&mut device)?);
             }
             drop(device);
-            conclude(&lines, Floor::of_gpu(&gpu)?)
+            conclude(&lines, Roofline::of_gpu(&gpu)?)
         }
     }
 }
@@ -111,7 +111,7 @@ fn test<B: Backend>(device: &mut B) -> Result<Vec<Line>> {
 }
 
 /// Prints the table; an error if something in it is wrong.
-fn conclude(lines: &[Line], floor: Option<Floor>) -> Result<()> {
+fn conclude(lines: &[Line], floor: Option<Roofline>) -> Result<()> {
     report::result(&table(lines, floor))?;
     let wrong = lines.iter().filter(|line| !line.is_right()).count();
     if wrong > 0 {
@@ -168,7 +168,7 @@ impl Line {
 }
 
 /// The lines, each with its part of the floor. Without one, as on a simulated device, times mean nothing and are left out.
-fn table(lines: &[Line], floor: Option<Floor>) -> String {
+fn table(lines: &[Line], floor: Option<Roofline>) -> String {
     let mut text = format!("{:62} {:>10} {:>12} {:>8}\n", "operation", "error", "time", "floor");
     for Line { name, error, time, work } in lines {
         let verdict = if error.is_none_or(|error| error < ALLOWED) { "" } else { "  WRONG" };
@@ -439,8 +439,8 @@ mod tests {
         assert_eq!(work, Work { bytes: 10_000.0 + 600.0, multiply_adds: 10_000.0 });
         let line =
             Line { name: "linear".to_owned(), error: Some(0.5), time: Duration::from_micros(100), work };
-        let measure = crate::floor::Measure::CopyAndProduct;
-        let floor = Floor { bytes_per_second: 212e6, multiply_add_per_second: 1e12, measure };
+        let measure = crate::roofline::Measure::CopyAndProduct;
+        let floor = Roofline { bytes_per_second: 212e6, multiply_add_per_second: 1e12, measure };
         let measured = table(std::slice::from_ref(&line), Some(floor));
         assert!(measured.contains("100.0 us    50.0%  WRONG"), "{measured}");
         assert!(measured.contains("measured by copying"), "{measured}");

@@ -86,7 +86,7 @@ fn flags_of_a_file() {
 }
 
 #[test]
-fn a_quantisation_that_the_checkpoint_does_not_have() {
+fn a_quantization_that_the_checkpoint_does_not_have() {
     let folder = Checkpoint::llama().write();
     let said = refusal(folder.path(), &["--quantization", "compressed-tensors"]);
     expect_said(&said, &["--quantization compressed-tensors", "this one is not"]);

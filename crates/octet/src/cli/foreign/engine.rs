@@ -12,7 +12,7 @@ const NO_SPECULATION: &str =
     "speculative decoding is not supported: leave the flag out, the answers are the same";
 const NO_MEDIA: &str = "only text is taken";
 const NO_MAMBA: &str = "models with state-space layers are not supported";
-const NO_OFFLOAD: &str = "weights and KV cache stay on their device: take a smaller or quantised model, \
+const NO_OFFLOAD: &str = "weights and KV cache stay on their device: take a smaller or quantized model, \
                           --kv-cache-dtype fp8, or --device cpu";
 const NO_TRANSFER: &str = "KV blocks are not handed to other servers or stores";
 const NO_PLUGINS: &str = "no Python is run, so there are no plugins";
@@ -41,9 +41,9 @@ pub(super) const FLAGS: &[ForeignFlag] = &[
     value("rope-theta", Refused("write it as --hf-overrides '{\"rope_theta\": ...}'")),
     value(
         "quantization-config",
-        Refused("--quantization names all that there is; a quantised checkpoint needs no flag"),
+        Refused("--quantization names all that there is; a quantized checkpoint needs no flag"),
     ),
-    switch("allow-deprecated-quantization", Ignored("no quantisation is deprecated here")),
+    switch("allow-deprecated-quantization", Ignored("no quantization is deprecated here")),
     switch(
         "disable-sliding-window",
         Refused("windows are part of the model; limit sequences with --max-model-len"),

@@ -12,7 +12,7 @@
 #define NOT_A_NUMBER 0x7fu
 #endif
 
-struct QuantiseTarget {
+struct QuantizeTarget {
     u32* codes; // [rows, stride] bytes
     float* scales; // [rows]
     u32 stride; // a multiple of 128
@@ -25,8 +25,8 @@ DEVICE u32 code_of(float value, float scale) {
     return scaled != scaled ? NOT_A_NUMBER : code;
 }
 
-// Quantises one row, whose elements `row.four(column)` gives. One block a row.
-template <class Row> DEVICE void quantise(const QuantiseTarget& target, const Row& row, float* scratch) {
+// Quantizes one row, whose elements `row.four(column)` gives. One block a row.
+template <class Row> DEVICE void quantize(const QuantizeTarget& target, const Row& row, float* scratch) {
     float scale = target.scale;
     if (scale == 0.0f) {
         float largest = 0.0f;
@@ -48,9 +48,9 @@ template <class Row> DEVICE void quantise(const QuantiseTarget& target, const Ro
     }
 }
 
-struct QuantiseParams {
+struct QuantizeParams {
     const void* input;
-    QuantiseTarget target;
+    QuantizeTarget target;
     u32 type, stride;
 };
 
@@ -65,16 +65,16 @@ struct PlainRow {
 };
 
 // Rows as they are.
-KERNEL(quantise_rows, THREADS, QuantiseParams) {
+KERNEL(quantize_rows, THREADS, QuantizeParams) {
     SHARED float scratch[WAVES];
     PlainRow row = {p.input, (u64)block_x() * p.stride, p.type, p.stride};
-    quantise(p.target, row, scratch);
+    quantize(p.target, row, scratch);
 }
 
 struct NormFloat8Params {
     const void* input;
     const float* weight;
-    QuantiseTarget target;
+    QuantizeTarget target;
     u32 input_type;
     u32 stride;
     float inverse_columns, epsilon;
@@ -107,13 +107,13 @@ KERNEL(rms_norm_float8, THREADS, NormFloat8Params) {
     }
     float factor = reciprocal_root(block_sum(squares, scratch[0]) * p.inverse_columns + p.epsilon);
     NormedRow row = {p.input, p.weight, start, p.input_type, p.stride, factor};
-    quantise(p.target, row, scratch[1]);
+    quantize(p.target, row, scratch[1]);
 }
 
 struct JoinFloat8Params {
     JoinOperands join;
     const float* weight;
-    QuantiseTarget target;
+    QuantizeTarget target;
     float epsilon;
 };
 
@@ -125,12 +125,12 @@ KERNEL(join_float8, THREADS, JoinFloat8Params) {
     float squares = join_row(operands, start, scratch[0]);
     float factor = reciprocal_root(block_sum(squares, scratch[1]) * operands.inverse_columns + p.epsilon);
     NormedRow row = {operands.residual, p.weight, start, operands.residual_type, operands.stride, factor};
-    quantise(p.target, row, scratch[2]);
+    quantize(p.target, row, scratch[2]);
 }
 
 struct GateFloat8Params {
     const void* products; // [rows, gate then up]
-    QuantiseTarget target;
+    QuantizeTarget target;
     u32 type, features, stride;
     u32 activation;
 };
@@ -157,5 +157,5 @@ struct GatedRow {
 KERNEL(gate_float8, THREADS, GateFloat8Params) {
     SHARED float scratch[WAVES];
     GatedRow row = {p.products, (u64)block_x() * p.stride, p.type, p.features, p.activation};
-    quantise(p.target, row, scratch);
+    quantize(p.target, row, scratch);
 }

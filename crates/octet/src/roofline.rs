@@ -20,7 +20,7 @@ const ROUNDS: usize = 12;
 
 /// What the machine can do at best, measured in the same minutes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Floor {
+pub(crate) struct Roofline {
     /// Bytes moved to and from memory.
     pub(crate) bytes_per_second: f64,
     /// Multiply-adds in the type in which the backend computes.
@@ -51,14 +51,14 @@ impl Measure {
     }
 }
 
-impl Floor {
+impl Roofline {
     /// The CPU's.
     ///
     /// # Errors
     /// No threads, or no memory to read.
     pub(crate) fn of_cpu(options: &CpuOptions) -> Result<Self> {
         let pool = Pool::new(&options.threads)?;
-        let measured = octet_cpu::Floor::measure(&pool, Isa::from_environment()?)?;
+        let measured = octet_cpu::Roofline::measure(&pool, Isa::from_environment()?)?;
         Ok(Self {
             bytes_per_second: measured.read_bytes_per_second,
             multiply_add_per_second: measured.operations_per_second / 2.0,
@@ -128,8 +128,11 @@ mod tests {
 
     #[test]
     fn the_slower_of_moving_and_multiplying_counts() {
-        let floor =
-            Floor { bytes_per_second: 10.0, multiply_add_per_second: 50.0, measure: Measure::CopyAndProduct };
+        let floor = Roofline {
+            bytes_per_second: 10.0,
+            multiply_add_per_second: 50.0,
+            measure: Measure::CopyAndProduct,
+        };
         assert_eq!(floor.seconds(20.0, 50.0), 2.0);
         assert_eq!(floor.seconds(20.0, 250.0), 5.0);
     }
@@ -140,7 +143,7 @@ mod tests {
         let library = octet_hipsim::library_path().expect("Cargo builds the simulator beside the test");
         let runtime = octet_gpu::Runtime::load(octet_gpu::Kind::Hip, Some(&library)).expect("it loads");
         let device = runtime.open(0).expect("a simulated device");
-        assert!(Floor::of_gpu(&device).expect("nothing is measured").is_none());
+        assert!(Roofline::of_gpu(&device).expect("nothing is measured").is_none());
         // Its memory can be copied all the same.
         let options = octet_gpu::GpuOptions::default();
         let mut backend = octet_gpu::GpuBackend::new(device, &options).expect("a backend");

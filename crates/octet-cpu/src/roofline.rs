@@ -33,7 +33,7 @@ const AHEAD_BYTES: usize = 1024;
 
 /// The best that all workers together reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Floor {
+pub struct Roofline {
     /// Bytes read from memory in a second.
     pub read_bytes_per_second: f64,
     /// Floating-point operations in a second, two for each multiply-add, on the instruction set and in the arithmetic
@@ -41,7 +41,7 @@ pub struct Floor {
     pub operations_per_second: f64,
 }
 
-impl Floor {
+impl Roofline {
     /// Measures for about a second. The best of several passes counts, because what disturbs only slows down.
     ///
     /// # Errors
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_slower_of_reading_and_multiplying_counts() {
-        let floor = Floor { read_bytes_per_second: 10.0, operations_per_second: 100.0 };
+        let floor = Roofline { read_bytes_per_second: 10.0, operations_per_second: 100.0 };
         assert_eq!(floor.seconds(20.0, 100.0), 2.0);
         assert_eq!(floor.seconds(20.0, 500.0), 5.0);
     }

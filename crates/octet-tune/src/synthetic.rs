@@ -1,4 +1,4 @@
-//! A device with made-up weights, for problems that no loaded model has.
+//! A device with synthetic weights, for problems that no loaded model has.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use octet_backend::{
 /// Weights that take turns are no more than this many.
 const MOST_WEIGHTS: usize = 64;
 
-/// Scale of made-up weights, so that sums of products stay near 1.
+/// Scale of synthetic weights, so that sums of products stay near 1.
 const SCALE: f32 = 1.0 / 64.0;
 
 /// A backend that makes up the operands of whatever problem it is asked for.
-pub struct MadeUpWeights<B: TunableBackend> {
+pub struct SyntheticWeights<B: TunableBackend> {
     backend: B,
     /// Bytes of weights that take turns.
     rotating_bytes: usize,
@@ -29,7 +29,7 @@ struct Operands<B: TunableBackend> {
     output: B::Tensor,
 }
 
-impl<B: TunableBackend> MadeUpWeights<B> {
+impl<B: TunableBackend> SyntheticWeights<B> {
     /// Makes weights of `rotating_bytes` together for each problem, and of one at least. More than the last cache
     /// holds makes every run find them in memory, as a model's step does.
     #[must_use]
@@ -127,7 +127,7 @@ fn inputs(elements: usize) -> Vec<f32> {
     (0..elements).map(|_| (next_random(&mut state) as i32) as f32 / 2_147_483_648.0).collect()
 }
 
-impl<B: TunableBackend> GemmDevice for MadeUpWeights<B> {
+impl<B: TunableBackend> GemmDevice for SyntheticWeights<B> {
     fn validators(&self) -> Vec<Validator> {
         self.backend.gemm_validators()
     }
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn made_up_weights_are_finite_and_not_zero() {
+    fn synthetic_weights_are_finite_and_not_zero() {
         let bf16s = weight_bytes(DataType::BF16, 1001, 3);
         assert_eq!(bf16s.len(), 2002);
         for pair in bf16s.chunks_exact(2) {
