@@ -90,6 +90,8 @@ pub struct AttentionSpec {
     pub query_heads: usize,
     /// Factor on scores, usually `head_dim^-0.5`.
     pub scale: f32,
+    /// If set, scores are bounded smoothly: `cap * tanh(score / cap)`, as Gemma 2 has it.
+    pub score_cap: Option<f32>,
     /// If set, a token sees itself and the `window - 1` tokens before it.
     pub sliding_window: Option<usize>,
 }
@@ -133,6 +135,16 @@ pub struct Join<'a, B: Backend> {
     /// The norm of the sum that the next projection reads, and where it goes `[rows, columns]`. Together with the sum
     /// it costs no pass over memory of its own.
     pub next: Option<(Norm<'a, B>, &'a mut B::Tensor)>,
+}
+
+/// How hidden states become logits: `cap * tanh(scale * (weight · hidden) / cap)`, or without the cap.
+pub struct Head<'a, B: Backend> {
+    /// `[vocabulary, hidden]`.
+    pub weight: &'a B::Linear,
+    /// Factor on each product, usually 1.
+    pub scale: f32,
+    /// If set, logits are bounded smoothly, as Gemma 2 has it.
+    pub cap: Option<f32>,
 }
 
 /// Operands of [`Backend::rotary_and_cache`].
@@ -271,11 +283,16 @@ pub trait Backend: Sized + Send + 'static {
 
     // Operations, in the order in which a decoder uses them. Row counts come from the batch.
 
-    /// Looks up the batch's tokens: `output [rows, hidden] = table[tokens]`.
+    /// Looks up the batch's tokens: `output [rows, hidden] = scale * table[tokens]`.
     ///
     /// # Errors
     /// Of the device.
-    fn embed(&mut self, table: &Self::Linear, output: &mut Self::Tensor) -> Result<(), BackendError>;
+    fn embed(
+        &mut self,
+        table: &Self::Linear,
+        scale: f32,
+        output: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
 
     /// `output = norm(input)`.
     ///
@@ -348,8 +365,8 @@ pub trait Backend: Sized + Send + 'static {
         output: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
-    /// As [`Backend::rms_norm`] followed by [`Backend::linear`] on its output, but for the first `rows` gathered rows
-    /// instead of the batch's: the final norm and the head. `logits [rows, vocabulary]`.
+    /// The final norm and the head, for the first `rows` gathered rows: as [`Backend::rms_norm`], then
+    /// [`Backend::linear`] on its output, then what [`Head`] says. `logits [rows, vocabulary]`.
     ///
     /// # Errors
     /// Of the device.
@@ -357,7 +374,7 @@ pub trait Backend: Sized + Send + 'static {
         &mut self,
         rows: usize,
         norm: RmsNorm<'_, Self>,
-        head: &Self::Linear,
+        head: Head<'_, Self>,
         logits: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 

@@ -34,7 +34,7 @@ mod kv_cache;
 mod linear;
 
 pub use backend::{
-    Activation, AttentionSpec, Backend, DeviceInfo, DeviceMemory, Join, Norm, RmsNorm, RopeSpec,
+    Activation, AttentionSpec, Backend, DeviceInfo, DeviceMemory, Head, Join, Norm, RmsNorm, RopeSpec,
     RotaryAndCache, SampleRow, TensorRole, TensorSpec, check_operand,
 };
 pub use batch::{Batch, BatchSequence, StepKey};

@@ -53,6 +53,7 @@ fn same_attention<A: Backend, B: Backend>(first: &mut A, second: &mut B, data_ty
         group: 4,
         head_dim: 128,
         block_size: 16,
+        cap: None,
         window: None,
         data_type,
         scale: KvScale::ONE,

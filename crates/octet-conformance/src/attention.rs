@@ -9,27 +9,31 @@ use crate::compare::{ELEMENTARY, Found, ROUNDING, sum_error};
 use crate::random::Random;
 use crate::scenario::{Heads, Layout, Outcome, Scenario, Step};
 
-/// KV heads, queries to a KV head, head dimension, block size, sliding window.
-const SHAPES: [(usize, usize, usize, usize, Option<usize>); 8] = [
-    (1, 1, 16, 16, None),
-    (1, 4, 64, 16, None),
-    (2, 1, 80, 16, Some(23)),
-    (2, 3, 96, 32, None),
-    (2, 4, 128, 16, None),
-    (1, 7, 64, 32, Some(16)),
-    (1, 8, 128, 128, Some(100)),
-    (3, 2, 64, 128, None),
+/// KV heads, queries to a KV head, head dimension, block size, sliding window, bound of scores.
+type Shape = (usize, usize, usize, usize, Option<usize>, Option<f32>);
+
+const SHAPES: [Shape; 9] = [
+    (1, 1, 16, 16, None, Some(1.5)),
+    (1, 4, 64, 16, None, None),
+    (2, 1, 80, 16, Some(23), None),
+    (2, 3, 96, 32, None, None),
+    (2, 4, 128, 16, None, None),
+    (1, 7, 64, 32, Some(16), Some(2.0)),
+    (1, 8, 128, 128, Some(100), None),
+    (3, 2, 64, 128, None, Some(50.0)),
+    (1, 2, 256, 16, Some(40), Some(2.5)),
 ];
 
 /// All shapes for the types that are used most, some for the others: the code that depends on the type is small.
 fn layouts(data_type: DataType, scale: KvScale) -> impl Iterator<Item = Layout> {
     let used_most = matches!(data_type, DataType::BF16 | DataType::F8(Float8Format::E4M3));
     SHAPES.into_iter().step_by(if used_most { 1 } else { 3 }).map(
-        move |(kv_heads, group, head_dim, block_size, window)| Layout {
+        move |(kv_heads, group, head_dim, block_size, window, cap)| Layout {
             kv_heads,
             group,
             head_dim,
             block_size,
+            cap,
             window,
             data_type,
             scale,
@@ -139,7 +143,8 @@ fn cache_types<B: Backend>(backend: &B) -> Vec<DataType> {
     offered
 }
 
-/// `attention` against the reference: ragged batches, prefix hits, grouped queries, windows, all cache types.
+/// `attention` against the reference: ragged batches, prefix hits, grouped queries, windows, bounds of
+/// scores, all cache types.
 ///
 /// # Panics
 /// Where they disagree.
@@ -241,7 +246,8 @@ pub fn stored_values<B: Backend>(_claims: &Claims, backend: &mut B) {
         for scale in scales.into_iter().take(if data_type.is_float8() { 3 } else { 1 }) {
             let shape = (2, 2, 64, 16);
             let (kv_heads, group, head_dim, block_size) = shape;
-            let layout = Layout { kv_heads, group, head_dim, block_size, window: None, data_type, scale };
+            let layout =
+                Layout { kv_heads, group, head_dim, block_size, cap: None, window: None, data_type, scale };
             let pieces: Vec<_> = (0..SEQUENCES).map(|sequence| (sequence, 0, 1)).collect();
             let tables = (0..SEQUENCES).map(|sequence| vec![1 + sequence as u32]).collect();
             let heads = Heads::untouched(head_dim);

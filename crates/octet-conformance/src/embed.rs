@@ -9,15 +9,16 @@ use crate::host_weight::{HostLinear, HostWeight, ScaleKind};
 use crate::random::Random;
 use crate::{Claims, WIDE_TYPES};
 
-fn run<B: Backend>(backend: &mut B, table: &HostLinear, tokens: &[u32]) -> Vec<f32> {
+fn run<B: Backend>(backend: &mut B, table: &HostLinear, scale: f32, tokens: &[u32]) -> Vec<f32> {
     let linear = table.load(backend);
     let mut output = undefined(backend, TensorRole::Residual, tokens.len(), table.columns());
     begin_tokens(backend, tokens);
-    backend.embed(&linear, &mut output).expect("a look-up");
+    backend.embed(&linear, scale, &mut output).expect("a look-up");
     read(backend, &output, tokens.len())
 }
 
-/// `embed` against the reference: tied and untied tables of every type, first and last token, odd widths.
+/// `embed` against the reference: tied and untied tables of every type, first and last token, odd widths, with and
+/// without a factor.
 ///
 /// # Panics
 /// Where they disagree.
@@ -40,10 +41,14 @@ pub fn embed<B: Backend>(claims: &Claims, backend: &mut B) {
                 let mut tokens: Vec<u32> =
                     (0..31).map(|_| (random.bits() % vocabulary as u64) as u32).collect();
                 tokens.extend([0, last, last]);
-                let expected = run(&mut ReferenceBackend::new(), &table, &tokens);
-                let output = run(backend, &table, &tokens);
-                let what = format!("embedding of [{vocabulary}, {hidden}] for {usage:?}, {kind:?}");
-                Found { what: &what, columns: hidden, values: &output }.is_exactly(&expected);
+                for scale in [1.0, 45.25] {
+                    let expected = run(&mut ReferenceBackend::new(), &table, scale, &tokens);
+                    let output = run(backend, &table, scale, &tokens);
+                    let what = format!(
+                        "embedding of [{vocabulary}, {hidden}] for {usage:?}, {kind:?}, times {scale}"
+                    );
+                    Found { what: &what, columns: hidden, values: &output }.is_exactly(&expected);
+                }
             }
         }
     }

@@ -108,6 +108,7 @@ fn impossible_sizes<B: Backend>(backend: &mut B) {
         group: 1,
         head_dim: 64,
         block_size: 16,
+        cap: None,
         window: None,
         data_type: DataType::BF16,
         scale: KvScale::ONE,

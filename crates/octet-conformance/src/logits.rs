@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use octet_backend::{Backend, Batch, DataType, LinearUse, Norm, RmsNorm, TensorRole};
+use octet_backend::{Backend, Batch, DataType, Head, LinearUse, Norm, RmsNorm, TensorRole};
 use octet_reference::ReferenceBackend;
 
 use crate::Claims;
@@ -19,6 +19,8 @@ struct Case {
     norm: Vec<f32>,
     head: HostLinear,
     output_rows: Vec<u32>,
+    scale: f32,
+    cap: Option<f32>,
 }
 
 /// What one backend made of a case: gathered rows, their norms, logits as visited, logits as read after the visit.
@@ -48,7 +50,8 @@ impl Case {
         let gathered_rows = read(backend, &gathered, rows);
         let operands =
             RmsNorm { input: &gathered, norm: Norm { weight: &weight, epsilon: 1e-5 }, output: &mut norms };
-        backend.logits(rows, operands, &head, &mut logits).expect("logits");
+        let head = Head { weight: &head, scale: self.scale, cap: self.cap };
+        backend.logits(rows, operands, head, &mut logits).expect("logits");
         let visited = Mutex::new(Vec::new());
         let visit = |row: usize, logits: &mut [f32]| {
             visited.lock().expect("no visitor panics").push((row, logits.to_vec()));
@@ -62,7 +65,7 @@ impl Case {
     }
 }
 
-/// `gather_rows`, `logits` and `map_logits` against the reference.
+/// `gather_rows`, `logits` and `map_logits` against the reference; logits also with a factor and a bound.
 ///
 /// # Panics
 /// Where they disagree.
@@ -70,13 +73,18 @@ pub fn logits<B: Backend>(claims: &Claims, backend: &mut B) {
     let mut random = Random::new(9);
     let mut kinds = vec![(DataType::BF16, ScaleKind::None), (DataType::F32, ScaleKind::None)];
     kinds.extend(claims.float8_weights.iter().map(|&format| (DataType::F8(format), ScaleKind::Channel)));
-    for kind in kinds {
+    let kinds = kinds.into_iter().map(|kind| (kind, 1.0, None));
+    let finished = [(0.125, None), (1.0, Some(2.0)), (3.0, Some(30.0))];
+    let finished = finished.map(|(scale, cap)| ((DataType::BF16, ScaleKind::None), scale, cap));
+    for (kind, scale, cap) in kinds.chain(finished) {
         let head = HostWeight::random(&mut random, kind, VOCABULARY, HIDDEN);
         let case = Case {
             hidden: random.bells(40 * HIDDEN),
             norm: random.bells(HIDDEN),
             head: HostLinear::of(head, LinearUse::EmbedAndMultiply),
             output_rows: vec![0, 3, 4, 5, 11, 17, 18, 20, 25, 39],
+            scale,
+            cap,
         };
         let mut whole: Option<Outcome> = None;
         for selection in [0..10, 0..1, 3..8, 9..10] {
@@ -112,7 +120,8 @@ fn check(claims: &Claims, case: &Case, outcome: &Outcome, selection: std::ops::R
     let rounding = if claims.activation_type == DataType::F32 { 0.0 } else { 1.0 / 256.0 };
     for ((row, logits), (_, reference)) in outcome.visited.iter().zip(&expected.visited) {
         let squares: f32 = expected.norms[row * HIDDEN..(row + 1) * HIDDEN].iter().map(|x| x * x).sum();
-        let magnitude = 4.0 * f64::from(squares.sqrt());
+        // The bound is nowhere steeper than 1.
+        let magnitude = 4.0 * f64::from(squares.sqrt() * case.scale) + f64::from(case.cap.unwrap_or(0.0));
         let found = Found { what: "logits", columns: VOCABULARY, values: logits };
         found.is_near(reference, |_| (sum_error(2 * HIDDEN) + rounding) * magnitude);
         let mut changed = logits.clone();

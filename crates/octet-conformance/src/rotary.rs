@@ -22,6 +22,7 @@ pub fn rotary<B: Backend>(_claims: &Claims, backend: &mut B) {
             group: 1 + index % 3,
             head_dim,
             block_size: 16,
+            cap: None,
             window: Some(4),
             data_type: DataType::F32,
             scale: KvScale::ONE,

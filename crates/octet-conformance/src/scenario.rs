@@ -23,6 +23,7 @@ pub(crate) struct Layout {
     pub(crate) group: usize,
     pub(crate) head_dim: usize,
     pub(crate) block_size: usize,
+    pub(crate) cap: Option<f32>,
     pub(crate) window: Option<usize>,
     pub(crate) data_type: DataType,
     pub(crate) scale: KvScale,
@@ -43,6 +44,7 @@ impl Layout {
             layer: LAYER,
             query_heads: self.query_heads(),
             scale: 1.0 / (self.head_dim as f32).sqrt(),
+            score_cap: self.cap,
             sliding_window: self.window,
         }
     }

@@ -36,7 +36,7 @@ const MODELS: [Heads; 2] = [
 impl Heads {
     fn spec(self, layer: usize) -> AttentionSpec {
         let scale = (self.head_dim as f32).powf(-0.5);
-        AttentionSpec { layer, query_heads: self.query_heads, scale, sliding_window: None }
+        AttentionSpec { layer, query_heads: self.query_heads, scale, score_cap: None, sliding_window: None }
     }
 
     fn qkv_width(self) -> usize {

@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::Range;
 
 use octet_backend::{
-    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Join,
+    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Head, Join,
     KvCacheSpec, LinearPart, LinearSpec, Norm, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec, check_operand,
 };
 
@@ -12,6 +12,7 @@ use crate::isa::Isa;
 use crate::kernels::attention::{Attention, AttentionCall};
 use crate::kernels::cache::CpuKvCache;
 use crate::kernels::embed::embed;
+use crate::kernels::head::{FinishLogits, finish_logits};
 use crate::kernels::linear::{self, LinearContext, LinearScratch, PackedLinear, Schedule};
 use crate::kernels::norm::{self, JoinOperands, NormOf, NormOperands};
 use crate::kernels::rotary::{RopeTable, RotaryOperands, rotary_and_cache};
@@ -273,9 +274,9 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn embed(&mut self, table: &CpuLinear, output: &mut CpuTensor) -> Result<(), BackendError> {
+    fn embed(&mut self, table: &CpuLinear, scale: f32, output: &mut CpuTensor) -> Result<(), BackendError> {
         output.check("the embedding's output", self.batch.rows(), table.0.columns());
-        embed(&self.pool, &table.0, &self.batch.tokens, &mut output.values)
+        embed(&self.pool, &table.0, &self.batch.tokens, scale, &mut output.values)
     }
 
     fn rms_norm(&mut self, operands: RmsNorm<'_, Self>) -> Result<(), BackendError> {
@@ -407,12 +408,18 @@ impl Backend for CpuBackend {
         &mut self,
         rows: usize,
         norm: RmsNorm<'_, Self>,
-        head: &CpuLinear,
+        head: Head<'_, Self>,
         logits: &mut CpuTensor,
     ) -> Result<(), BackendError> {
         let RmsNorm { input, norm, output } = norm;
         self.normalise(rows, RmsNorm { input, norm, output: &mut *output });
-        self.multiply(rows, head, output, logits)
+        let Head { weight, scale, cap } = head;
+        self.multiply(rows, weight, output, logits)?;
+        if scale != 1.0 || cap.is_some() {
+            let logits = &mut logits.values[..rows * weight.0.rows()];
+            finish_logits(&self.pool, self.isa, FinishLogits { scale, cap }, logits);
+        }
+        Ok(())
     }
 
     fn copy_blocks(&mut self, cache: &mut CpuKvCache, pairs: &[(u32, u32)]) -> Result<(), BackendError> {

@@ -23,7 +23,8 @@ struct AttentionParams {
     u32 query_heads, kv_heads, block_size, rows;
     u32 window; // 0: all of the past
     u32 splits;
-    float score_scale; // times log2(e), times the scale of keys
+    // Scores times log2(e) are `score_scale * products`, or `score_cap * tanh(score_scale * products)` with a cap.
+    float score_scale, score_cap;
     float value_scale;
 };
 
@@ -144,7 +145,9 @@ DEVICE void weigh_keys(const AttentionParams& p, const Tile& tile, Softmax& soft
     for (u32 i = 0; i < KEYS / PARTS; i++) {
         u32 column = part * (KEYS / PARTS) + i, key = first_key + column;
         bool is_seen = key <= position && (p.window == 0 || key + p.window > position);
-        score[i] = is_seen ? scores[query * SCORE_STRIDE + column] * p.score_scale : NEGATIVE_INFINITY;
+        float value = scores[query * SCORE_STRIDE + column] * p.score_scale;
+        if (p.score_cap > 0.0f) value = p.score_cap * hyperbolic_tangent(value);
+        score[i] = is_seen ? value : NEGATIVE_INFINITY;
         largest = larger(largest, score[i]);
     }
 #pragma unroll

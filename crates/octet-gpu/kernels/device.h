@@ -128,6 +128,9 @@ DEVICE float exponential(float x) {
     return magnitude(high) > 126.0f ? power : multiply_add(power, low * LN_2, power);
 }
 
+// tanh(x), to about 2^-23 absolutely: 1 - 2 / (1 + e^2x), which is right where the power is 0 or infinite.
+DEVICE float hyperbolic_tangent(float x) { return 1.0f - 2.0f * reciprocal(1.0f + exponential(2.0f * x)); }
+
 #define SILU 0
 #define GELU_TANH 1
 

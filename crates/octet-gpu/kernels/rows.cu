@@ -86,9 +86,10 @@ struct EmbedParams {
     u32 table_type, output_type;
     u32 columns, table_stride, output_stride;
     u32 groups, group_columns;
+    float scale;
 };
 
-// output [rows, columns] = table[tokens]. Grid: columns / THREADS, rows.
+// output [rows, columns] = scale * table[tokens]. Grid: columns / THREADS, rows.
 KERNEL(embed, THREADS, EmbedParams) {
     u32 column = block_x() * THREADS + thread_index();
     if (column >= p.columns) return;
@@ -103,7 +104,22 @@ KERNEL(embed, THREADS, EmbedParams) {
     default: value = load_element<TYPE_E5M2>(p.table, index); break;
     }
     if (p.scales) value *= p.scales[token * p.groups + column / p.group_columns];
-    store_activation(p.output, (u64)block_y() * p.output_stride + column, p.output_type, value);
+    store_activation(p.output, (u64)block_y() * p.output_stride + column, p.output_type, value * p.scale);
+}
+
+struct FinishParams {
+    float* logits;
+    u32 columns, stride;
+    float scale, cap; // the cap is 0 if there is none
+};
+
+// logits = cap * tanh(scale * logits / cap), or without the cap. Grid: columns / THREADS, rows.
+KERNEL(finish_logits, THREADS, FinishParams) {
+    u32 column = block_x() * THREADS + thread_index();
+    if (column >= p.columns) return;
+    float* logit = p.logits + (u64)block_y() * p.stride + column;
+    float value = *logit * p.scale;
+    *logit = p.cap > 0.0f ? p.cap * hyperbolic_tangent(value / p.cap) : value;
 }
 
 struct GatherParams {

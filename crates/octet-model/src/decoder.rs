@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use octet_backend::{Activation, AttentionSpec, Backend, BackendError, Join, Norm, RmsNorm};
+use octet_backend::{Activation, AttentionSpec, Backend, BackendError, Head, Join, Norm, RmsNorm};
 
 use crate::ModelConfig;
 use crate::layer::sites::{OnDevice, Operand, Projection};
@@ -29,6 +29,7 @@ impl<B: Backend> Decoder<B> {
             layer,
             query_heads: config.query_heads,
             scale: (config.head_dim as f32).sqrt().recip(),
+            score_cap: None,
             sliding_window,
         });
         Self {
@@ -55,7 +56,7 @@ impl<B: Backend> Decoder<B> {
         let layers = &self.weights.layers;
         let mut entries = layers.iter().map(|layer| layer.attention.entry());
         let [residual, normed] = workspace.tensors([Operand::Residual, Operand::Normed]);
-        backend.embed(&self.weights.embedding, residual)?;
+        backend.embed(&self.weights.embedding, 1.0, residual)?;
         if let Some((norm, reader)) = entries.next() {
             backend.prepare_input(normed, reader);
             backend.rms_norm(RmsNorm { input: residual, norm: self.entry_norm(norm), output: normed })?;
@@ -118,7 +119,7 @@ impl<B: Backend> Decoder<B> {
         backend.logits(
             rows,
             RmsNorm { input, norm: self.norm(&self.weights.final_norm), output },
-            head,
+            Head { weight: head, scale: 1.0, cap: None },
             logits,
         )
     }

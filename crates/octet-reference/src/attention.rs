@@ -13,6 +13,11 @@ pub(crate) fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mu
     }
 }
 
+/// `cap * tanh(value / cap)` where there is a cap.
+pub(crate) fn capped(value: f64, cap: Option<f32>) -> f64 {
+    cap.map_or(value, |cap| f64::from(cap) * (value / f64::from(cap)).tanh())
+}
+
 /// Turns one head, `[head_dim]`, to its position.
 ///
 /// The angle is an `f32` product, as transformers and vLLM have it: at position 100,000 its rounding is a part of what
@@ -124,7 +129,7 @@ fn attend_head(
     for position in first..=position {
         let (key, scale) = read(Side::Key, position)?;
         let dot: f64 = query.iter().zip(key).map(|(&query, &key)| f64::from(query) * f64::from(key)).sum();
-        scores.push(dot * scale * f64::from(attention.scale));
+        scores.push(capped(dot * scale * f64::from(attention.scale), attention.score_cap));
     }
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let total: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
@@ -167,7 +172,7 @@ mod tests {
     }
 
     fn spec(query_heads: usize, sliding_window: Option<usize>) -> AttentionSpec {
-        AttentionSpec { layer: 0, query_heads, scale: 1.0, sliding_window }
+        AttentionSpec { layer: 0, query_heads, scale: 1.0, score_cap: None, sliding_window }
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use octet_backend::{
-    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Join,
+    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Head, Join,
     KvCacheSpec, LinearPart, LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache, TensorSpec,
     check_operand,
 };
 use octet_float8::Float8Format;
 
-use crate::attention::{self, HeadOptions};
+use crate::attention::{self, HeadOptions, capped};
 use crate::kv_cache::ReferenceKvCache;
 use crate::memory;
 use crate::weight::ReferenceLinear;
@@ -182,7 +182,12 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
-    fn embed(&mut self, table: &ReferenceLinear, output: &mut ReferenceTensor) -> Result<(), BackendError> {
+    fn embed(
+        &mut self,
+        table: &ReferenceLinear,
+        scale: f32,
+        output: &mut ReferenceTensor,
+    ) -> Result<(), BackendError> {
         assert!(
             matches!(table.usage, LinearUse::Embed | LinearUse::EmbedAndMultiply),
             "a weight loaded as {:?} is no table",
@@ -194,7 +199,9 @@ impl Backend for ReferenceBackend {
             if token >= table.rows {
                 return Err(BackendError::Limit { what: "a token id", value: token, limit: table.rows - 1 });
             }
-            output.row_mut(row).copy_from_slice(table.row(token));
+            for (output, value) in output.row_mut(row).iter_mut().zip(table.row(token)) {
+                *output = value * scale;
+            }
         }
         Ok(())
     }
@@ -208,6 +215,9 @@ impl Backend for ReferenceBackend {
         let Join { residual, branch, post_norm, scale, next } = operands;
         let (rows, columns) = (self.batch.rows(), residual.columns);
         branch.check("the branch", rows, columns);
+        if let Some(norm) = post_norm {
+            check_operand("a branch's norm", [1, norm.weight.len()], 1, columns);
+        }
         residual.check("the residual", rows, branch.columns);
         let mut normed = vec![0.0; columns];
         for row in 0..rows {
@@ -309,12 +319,17 @@ impl Backend for ReferenceBackend {
         &mut self,
         rows: usize,
         norm: RmsNorm<'_, Self>,
-        head: &ReferenceLinear,
+        head: Head<'_, Self>,
         logits: &mut ReferenceTensor,
     ) -> Result<(), BackendError> {
         let RmsNorm { input, norm, output } = norm;
         Self::normalise(rows, RmsNorm { input, norm, output });
-        Self::multiply(rows, head, output, logits);
+        Self::multiply(rows, head.weight, output, logits);
+        for row in 0..rows {
+            for logit in logits.row_mut(row) {
+                *logit = capped(f64::from(*logit) * f64::from(head.scale), head.cap) as f32;
+            }
+        }
         Ok(())
     }
 

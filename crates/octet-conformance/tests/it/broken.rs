@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use octet_backend::{
-    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Join,
+    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Head, Join,
     KvCacheSpec, KvScale, LinearPart, LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache,
     TensorRole, TensorSpec, WeightScale,
 };
@@ -22,6 +22,9 @@ enum Fault {
     BiasForgotten,
     PostNormForgotten,
     FactorForgotten,
+    EmbeddingFactorForgotten,
+    LogitFactorForgotten,
+    CapForgotten,
     /// More than sixteen rows are multiplied with bf16 inputs, as another kernel might.
     OtherKernelForManyRows,
     /// What is to be kept as f16 is kept as bf16.
@@ -85,6 +88,7 @@ impl Broken {
                 attention.sliding_window = attention.sliding_window.map(|window| window + 1);
             }
             Fault::WindowForgotten => attention.sliding_window = None,
+            Fault::CapForgotten => attention.score_cap = None,
             Fault::OtherLayerRead => attention.layer = 0,
             _ => {}
         }
@@ -196,8 +200,14 @@ impl Backend for Broken {
         self.inner.begin_step(batch)
     }
 
-    fn embed(&mut self, table: &ReferenceLinear, output: &mut ReferenceTensor) -> Result<(), BackendError> {
-        self.inner.embed(table, output)
+    fn embed(
+        &mut self,
+        table: &ReferenceLinear,
+        scale: f32,
+        output: &mut ReferenceTensor,
+    ) -> Result<(), BackendError> {
+        let scale = if self.has(Fault::EmbeddingFactorForgotten) { 1.0 } else { scale };
+        self.inner.embed(table, scale, output)
     }
 
     fn rms_norm(&mut self, operands: RmsNorm<'_, Self>) -> Result<(), BackendError> {
@@ -277,9 +287,15 @@ impl Backend for Broken {
         &mut self,
         rows: usize,
         norm: RmsNorm<'_, Self>,
-        head: &ReferenceLinear,
+        head: Head<'_, Self>,
         logits: &mut ReferenceTensor,
     ) -> Result<(), BackendError> {
+        let Head { weight, scale, cap } = head;
+        let head = Head {
+            weight,
+            scale: if self.has(Fault::LogitFactorForgotten) { 1.0 } else { scale },
+            cap: cap.filter(|_| !self.has(Fault::CapForgotten)),
+        };
         let norm = self.norm(norm);
         self.inner.logits(rows, norm, head, logits)
     }
@@ -323,7 +339,7 @@ fn complains(part: Part, fault: Fault) -> bool {
 
 #[test]
 fn every_fault_is_found() {
-    let faults: [(Fault, Part); 22] = [
+    let faults: [(Fault, Part); 26] = [
         (Fault::LastProductLost, octet_conformance::linear),
         (Fault::BiasForgotten, octet_conformance::linear),
         (Fault::OtherKernelForManyRows, octet_conformance::linear_invariance),
@@ -335,6 +351,10 @@ fn every_fault_is_found() {
         (Fault::ResidualForgotten, octet_conformance::join),
         (Fault::PostNormForgotten, octet_conformance::join),
         (Fault::FactorForgotten, octet_conformance::join),
+        (Fault::EmbeddingFactorForgotten, octet_conformance::embed),
+        (Fault::LogitFactorForgotten, octet_conformance::logits),
+        (Fault::CapForgotten, octet_conformance::logits),
+        (Fault::CapForgotten, octet_conformance::attention),
         (Fault::KeyNormForgotten, octet_conformance::rotary),
         (Fault::RotationWithoutMagnitude, octet_conformance::rotary),
         (Fault::WindowOneTooLong, octet_conformance::attention),

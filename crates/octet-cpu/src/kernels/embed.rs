@@ -7,7 +7,7 @@ use octet_float8::{E4M3, E5M2, Float8};
 use super::linear::{Encoding, PackedLinear};
 use crate::threads::Pool;
 
-/// `output [tokens, columns] = table[tokens]`.
+/// `output [tokens, columns] = scale * table[tokens]`.
 ///
 /// # Errors
 /// A token that the table does not have; nothing is written then.
@@ -15,6 +15,7 @@ pub(crate) fn embed(
     pool: &Pool,
     table: &PackedLinear,
     tokens: &[u32],
+    scale: f32,
     output: &mut [f32],
 ) -> Result<(), BackendError> {
     if let Some(&token) = tokens.iter().find(|&&token| token as usize >= table.rows()) {
@@ -30,6 +31,9 @@ pub(crate) fn embed(
         // SAFETY: the row lies inside the output, and each row is visited once.
         let target = unsafe { output.row(row, columns) };
         read_row(table, tokens[row] as usize, target);
+        if scale != 1.0 {
+            target.iter_mut().for_each(|value| *value *= scale);
+        }
     });
     Ok(())
 }
@@ -134,14 +138,14 @@ mod tests {
                     let part = LinearPart { weight, scale };
                     let packed = PackedLinear::pack(&pool, isa, &spec, &[part]).unwrap();
                     let mut output = vec![f32::NAN; tokens.len() * columns];
-                    embed(&pool, &packed, &tokens, &mut output).unwrap();
+                    embed(&pool, &packed, &tokens, 1.0, &mut output).unwrap();
                     let factor = if matches!(scale, WeightScale::None) { 1.0 } else { 0.5 };
                     let expected = tokens.iter().flat_map(|&token| {
                         let start = token as usize * columns;
                         values[start..start + columns].iter().map(|value| value * factor)
                     });
                     assert_eq!(output, expected.collect::<Vec<_>>(), "{data_type} {usage:?}");
-                    let error = embed(&pool, &packed, &[37], &mut output).unwrap_err();
+                    let error = embed(&pool, &packed, &[37], 1.0, &mut output).unwrap_err();
                     assert_eq!(error, BackendError::Limit { what: "a token's id", value: 37, limit: 36 });
                 }
             }

@@ -29,6 +29,30 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     simd.select_less(simd.splat(HIGHEST), x, simd.splat(f32::INFINITY), result)
 }
 
+/// `tanh(x)`, within five units in the last place: the quotient of two polynomials of Eigen (`ptanh_float`), beyond whose
+/// range the result stays what it is at its end. NaN stays NaN.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+    const RANGE: f32 = 7.905_311;
+    let x = simd.max(simd.splat(-RANGE), simd.min(simd.splat(RANGE), x));
+    let square = simd.multiply(x, x);
+    let polynomial = |first: f32, rest: &[f32]| {
+        rest.iter().fold(simd.splat(first), |sum, &coefficient| {
+            simd.multiply_add(sum, square, simd.splat(coefficient))
+        })
+    };
+    let odd = [2.000_188e-13, -8.604_672e-11, 5.122_297e-8, 1.485_722_4e-5, 6.372_619e-4, 4.893_524_6e-3];
+    let even = [1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3];
+    let numerator = simd.multiply(x, polynomial(-2.760_768_5e-16, &odd));
+    simd.divide(numerator, polynomial(1.198_258_4e-6, &even))
+}
+
+/// `bound * tanh(x / bound)`.
+#[inline(always)]
+pub(crate) fn cap<S: Simd>(simd: S, x: S::F32, bound: f32) -> S::F32 {
+    simd.multiply(simd.splat(bound), tanh(simd, simd.multiply(x, simd.splat(1.0 / bound))))
+}
+
 /// `x * sigmoid(x)`.
 #[inline(always)]
 pub(crate) fn silu<S: Simd>(simd: S, x: S::F32) -> S::F32 {

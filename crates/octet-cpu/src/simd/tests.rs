@@ -44,6 +44,7 @@ impl Kernel for Arithmetic {
             math::exp(simd, left),
             math::silu(simd, left),
             math::gelu_tanh(simd, left),
+            math::tanh(simd, left),
         ];
         for vector in vectors {
             let mut lanes = [0.0_f32; LANES];
@@ -144,6 +145,42 @@ impl Kernel for Exp {
         unsafe { simd.store(result.as_mut_ptr(), math::exp(simd, simd.load(self.0.as_ptr()))) };
         result
     }
+}
+
+struct Tanh([f32; LANES]);
+
+impl Kernel for Tanh {
+    type Output = [f32; LANES];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> [f32; LANES] {
+        let mut result = [0.0; LANES];
+        // SAFETY: arrays of sixteen values.
+        unsafe { simd.store(result.as_mut_ptr(), math::tanh(simd, simd.load(self.0.as_ptr()))) };
+        result
+    }
+}
+
+#[test]
+fn tanh_is_within_five_units_in_the_last_place() {
+    let isa = Isa::choose(None).unwrap();
+    let mut worst = 0.0_f64;
+    for step in 0..40_000 {
+        let inputs = std::array::from_fn(|lane| ((step * 16 + lane) as f32 / 320_000.0 - 1.0).powi(3) * 12.0);
+        for (input, found) in inputs.iter().zip(isa.run(Tanh(inputs))) {
+            let expected = f64::from(*input).tanh();
+            let unit = f64::from((expected.abs() as f32).next_up() - expected.abs() as f32);
+            worst = worst.max((f64::from(found) - expected).abs() / unit);
+        }
+    }
+    assert!(worst < 5.0, "{worst}");
+    let edges = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, 1e-30, 100.0];
+    let inputs = std::array::from_fn(|lane| *edges.get(lane).unwrap_or(&f32::NAN));
+    let found = isa.run(Tanh(inputs));
+    for (found, expected) in found.iter().zip([0.0, 0.0, 1.0, -1.0, 1e-30, 1.0_f32]) {
+        assert!((found - expected).abs() <= 5e-7 * expected.abs(), "{found}");
+    }
+    assert!(found[6..].iter().all(|value| value.is_nan()));
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use octet_backend::{
-    Activation, AttentionSpec, Backend as _, BackendError, Batch, DataType, KvCacheSpec, KvScale, LinearPart,
-    LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache, StepKey, TensorRole, TensorSpec,
-    WeightScale, WeightView,
+    Activation, AttentionSpec, Backend as _, BackendError, Batch, DataType, Head, KvCacheSpec, KvScale,
+    LinearPart, LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache, StepKey, TensorRole,
+    TensorSpec, WeightScale, WeightView,
 };
 use octet_cpu::{CpuBackend, CpuKvCache, CpuLinear, CpuRope, CpuTensor, CpuVector, Isa};
 
@@ -108,8 +108,13 @@ impl Decoder {
     }
 
     fn step(&mut self, batch: &Batch) -> Result<(), BackendError> {
-        let attention =
-            AttentionSpec { layer: 0, query_heads: QUERY_HEADS, scale: 0.25, sliding_window: None };
+        let attention = AttentionSpec {
+            layer: 0,
+            query_heads: QUERY_HEADS,
+            scale: 0.25,
+            score_cap: None,
+            sliding_window: None,
+        };
         self.backend.begin_step(batch)?;
         let Self {
             backend,
@@ -126,7 +131,7 @@ impl Decoder {
             logits,
         } = self;
         backend.run_step(StepKey::of(batch), &mut |backend| {
-            backend.embed(table, hidden)?;
+            backend.embed(table, 2.0, hidden)?;
             let operands =
                 RmsNorm { input: &*hidden, norm: Norm { weight: norm, epsilon: 1e-5 }, output: &mut *normed };
             backend.rms_norm(operands)?;
@@ -148,7 +153,8 @@ impl Decoder {
                 norm: Norm { weight: norm, epsilon: 1e-5 },
                 output: &mut *attended,
             };
-            backend.logits(batch.output_rows.len(), operands, table, logits)?;
+            let head = Head { weight: table, scale: 2.0, cap: Some(30.0) };
+            backend.logits(batch.output_rows.len(), operands, head, logits)?;
             backend.map_logits(logits, batch.output_rows.len(), &|_, row| row[0] = 0.0)
         })
     }

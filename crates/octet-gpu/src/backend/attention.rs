@@ -250,6 +250,9 @@ pub(super) fn attend(
     batch.facts.check_cache(blocks, block_size)?;
     let (keys, values) = cache.addresses(attention.layer);
     let scale = cache.scale(attention.layer);
+    // With a cap, the factor is on what the tangent takes.
+    let score_cap = attention.score_cap.unwrap_or(0.0) * std::f32::consts::LOG2_E;
+    let unit = attention.score_cap.map_or(std::f32::consts::LOG2_E, f32::recip);
     let parameters = parameters::Attention {
         qkv: qkv.address(),
         output: output.address(),
@@ -269,7 +272,8 @@ pub(super) fn attend(
         rows: size(rows),
         window: attention.sliding_window.map_or(0, |window| size(window.min(u32::MAX as usize / 2))),
         splits: size(splits),
-        score_scale: attention.scale * scale.key * std::f32::consts::LOG2_E,
+        score_scale: attention.scale * scale.key * unit,
+        score_cap,
         value_scale: scale.value,
     };
     let head_tiles = (attention.query_heads / kv_heads).div_ceil(TILE_QUERIES);

@@ -297,7 +297,7 @@ impl GpuLinear {
     }
 
     /// The parameters of a look-up of the batch's tokens.
-    pub(super) fn look_up(&self, tokens: u64, output: &GpuTensor) -> parameters::Embed {
+    pub(super) fn look_up(&self, tokens: u64, scale: f32, output: &GpuTensor) -> parameters::Embed {
         parameters::Embed {
             table: self.weight.address(),
             scales: self.scales.as_ref().map_or(0, DeviceBuffer::address),
@@ -310,6 +310,7 @@ impl GpuLinear {
             output_stride: size(output.stride),
             groups: size(self.groups),
             group_columns: size(self.group_columns),
+            scale,
         }
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use octet_backend::{
-    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Join,
+    Activation, AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, DeviceMemory, Head, Join,
     KvCacheSpec, LinearPart, LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache, SampleRow,
     StepKey, TensorRole, TensorSpec, check_operand,
 };
@@ -92,6 +92,7 @@ struct RowKernels {
     join: Function,
     gate: Function,
     embed: Function,
+    finish_logits: Function,
     gather_rows: Function,
     copy_blocks: Function,
 }
@@ -103,6 +104,7 @@ impl RowKernels {
             join: module.function("join")?,
             gate: module.function("gate")?,
             embed: module.function("embed")?,
+            finish_logits: module.function("finish_logits")?,
             gather_rows: module.function("gather_rows")?,
             copy_blocks: module.function("copy_blocks")?,
         })
@@ -579,7 +581,7 @@ impl Backend for GpuBackend {
         self.run(key, body)
     }
 
-    fn embed(&mut self, table: &GpuLinear, output: &mut GpuTensor) -> Result<(), BackendError> {
+    fn embed(&mut self, table: &GpuLinear, scale: f32, output: &mut GpuTensor) -> Result<(), BackendError> {
         assert!(
             matches!(table.usage, LinearUse::Embed | LinearUse::EmbedAndMultiply),
             "a weight loaded as {:?} is no table",
@@ -590,7 +592,7 @@ impl Backend for GpuBackend {
         self.batch.facts.check_tokens(table.rows)?;
         self.bounds.table_rows = Some(table.rows);
         let grid = [table.columns.div_ceil(256), rows, 1];
-        let parameters = table.look_up(self.batch.tokens, output);
+        let parameters = table.look_up(self.batch.tokens, scale, output);
         // SAFETY: the parameters are the kernel's, and every token has a row.
         unsafe { self.rows.embed.launch(&self.stream, grid, &parameters)? };
         Ok(())
@@ -681,11 +683,28 @@ impl Backend for GpuBackend {
         &mut self,
         rows: usize,
         mut norm: RmsNorm<'_, Self>,
-        head: &GpuLinear,
+        head: Head<'_, Self>,
         logits: &mut GpuTensor,
     ) -> Result<(), BackendError> {
+        let Head { weight, scale, cap } = head;
         self.normalise(rows, &mut norm)?;
-        self.multiply(rows, head, norm.output, logits)
+        self.multiply(rows, weight, norm.output, logits)?;
+        if scale == 1.0 && cap.is_none() {
+            return Ok(());
+        }
+        let columns = weight.rows;
+        let parameters = parameters::Finish {
+            logits: logits.address(),
+            columns: size(columns),
+            stride: size(logits.stride),
+            scale,
+            cap: cap.unwrap_or(0.0),
+        };
+        // SAFETY: the parameters are the kernel's, and logits are in 32 bits.
+        unsafe {
+            self.rows.finish_logits.launch(&self.stream, [columns.div_ceil(256), rows, 1], &parameters)
+        }?;
+        Ok(())
     }
 
     fn copy_blocks(&mut self, cache: &mut GpuKvCache, pairs: &[(u32, u32)]) -> Result<(), BackendError> {

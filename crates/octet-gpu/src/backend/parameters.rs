@@ -65,6 +65,17 @@ pub(super) struct Embed {
     pub(super) output_stride: u32,
     pub(super) groups: u32,
     pub(super) group_columns: u32,
+    pub(super) scale: f32,
+}
+
+/// `FinishParams` in `rows.cu`.
+#[repr(C)]
+pub(super) struct Finish {
+    pub(super) logits: u64,
+    pub(super) columns: u32,
+    pub(super) stride: u32,
+    pub(super) scale: f32,
+    pub(super) cap: f32,
 }
 
 /// `GatherParams` in `rows.cu`.
@@ -147,6 +158,7 @@ pub(super) struct Attention {
     pub(super) window: u32,
     pub(super) splits: u32,
     pub(super) score_scale: f32,
+    pub(super) score_cap: f32,
     pub(super) value_scale: f32,
 }
 

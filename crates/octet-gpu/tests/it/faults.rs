@@ -371,7 +371,7 @@ fn attend_far<B: Backend>(backend: &mut B) -> Vec<f32> {
     const TOKENS: usize = 400;
     const HEAD_DIM: usize = 16;
     const COLUMNS: usize = 3 * HEAD_DIM;
-    let spec = AttentionSpec { layer: 0, query_heads: 1, scale: 0.25, sliding_window: None };
+    let spec = AttentionSpec { layer: 0, query_heads: 1, scale: 0.25, score_cap: None, sliding_window: None };
     let mut cache = backend
         .allocate_kv_cache(&KvCacheSpec {
             layers: 1,

@@ -60,10 +60,10 @@ fn embedding_copies_the_rows_of_the_table() {
     let table = weight(&mut backend, LinearUse::Embed, &[&[1.0, 2.0, 3.0, 4.0]], 2);
     let mut output = tensor(&mut backend, 2, &[]);
     begin(&mut backend, &[1, 0, 1], &[]);
-    backend.embed(&table, &mut output).unwrap();
+    backend.embed(&table, 1.0, &mut output).unwrap();
     assert_eq!(backend.read_tensor(&output, 3).unwrap(), [3.0, 4.0, 1.0, 2.0, 3.0, 4.0]);
     begin(&mut backend, &[2], &[]);
-    let error = backend.embed(&table, &mut output).unwrap_err();
+    let error = backend.embed(&table, 1.0, &mut output).unwrap_err();
     assert_eq!(error, BackendError::Limit { what: "a token id", value: 2, limit: 1 });
 }
 
@@ -163,7 +163,7 @@ fn logits_are_those_of_the_gathered_rows() {
     assert_eq!(backend.read_tensor(&gathered, 2).unwrap(), [-2.0, -4.0]);
     let operands =
         RmsNorm { input: &gathered, norm: Norm { weight: &norm, epsilon: 0.0 }, output: &mut scratch };
-    backend.logits(2, operands, &head, &mut logits).unwrap();
+    backend.logits(2, operands, Head { weight: &head, scale: 1.0, cap: None }, &mut logits).unwrap();
     let visited = Mutex::new(Vec::new());
     backend
         .map_logits(&mut logits, 2, &|row, values| {

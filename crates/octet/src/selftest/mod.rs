@@ -380,7 +380,13 @@ fn attention<B: Backend>(
     (context, rows): (usize, usize),
 ) -> Result<(Vec<f32>, Duration), BackendError> {
     let width = (QUERY_HEADS + 2 * KV_HEADS) * HEAD_DIM;
-    let spec = AttentionSpec { layer: 0, query_heads: QUERY_HEADS, scale: 0.09, sliding_window: None };
+    let spec = AttentionSpec {
+        layer: 0,
+        query_heads: QUERY_HEADS,
+        scale: 0.09,
+        score_cap: None,
+        sliding_window: None,
+    };
     let scale = if data_type.is_float8() { KvScale { key: 0.03, value: 0.02 } } else { KvScale::ONE };
     let mut cache = device.allocate_kv_cache(&KvCacheSpec {
         layers: 1,

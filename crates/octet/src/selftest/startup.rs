@@ -326,6 +326,7 @@ impl<'a, B: Backend> Attention<'a, B> {
             layer: 0,
             query_heads,
             scale: (head_dim as f32).sqrt().recip(),
+            score_cap: None,
             sliding_window: None,
         };
         Ok(Self { device, spec, cache, rope, qkv, output })

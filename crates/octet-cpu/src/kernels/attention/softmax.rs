@@ -27,6 +27,8 @@ pub(super) struct Softmax {
     pub(super) panels: usize,
     /// Tokens that the row sees, counted from the first panel's.
     pub(super) visible: Range<usize>,
+    /// If set, bounds scores before all else.
+    pub(super) cap: Option<f32>,
     pub(super) factor: f32,
 }
 
@@ -64,6 +66,15 @@ impl Kernel for Softmax {
                 unsafe { self.scores.add(panel * self.stride).write_bytes(0, PANEL) };
             }
             return RowState::EMPTY;
+        }
+        if let Some(cap) = self.cap {
+            for panel in self.visible.start / PANEL..self.visible.end.div_ceil(PANEL) {
+                // SAFETY: the panel is one of `panels`.
+                unsafe {
+                    let place = self.scores.add(panel * self.stride);
+                    simd.store(place, math::cap(simd, simd.load(place), cap));
+                }
+            }
         }
         // SAFETY: whoever makes this struct gives valid scores.
         let seen = unsafe { self.mask() };

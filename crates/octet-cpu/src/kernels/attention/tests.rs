@@ -123,6 +123,7 @@ impl Machine {
             layer: 1,
             query_heads: case.query_heads,
             scale: (case.head_dim as f32).powf(-0.5),
+            score_cap: None,
             sliding_window: case.window,
         };
         let call = AttentionCall {

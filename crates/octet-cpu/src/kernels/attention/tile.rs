@@ -318,6 +318,7 @@ impl<'a, K: Storage> Tile<'a, K> {
                     stride: group.size * PANEL,
                     panels: panels.len(),
                     visible,
+                    cap: self.operands.attention.score_cap,
                     factor: self.weight_factor(),
                 });
             }
