@@ -25,7 +25,8 @@ GREEDY_STEPS = 64
 PREFILL_TOLERANCE = 1e-3
 SEEDS = 40  # seeds that are tried until a case's greedy text is varied and its choices are clear
 
-LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3 = "llama", "mistral", "olmo2", "qwen2", "qwen3"
+GEMMA2, GRANITE, LLAMA, MISTRAL = "gemma2", "granite", "llama", "mistral"
+OLMO2, QWEN2, QWEN3 = "olmo2", "qwen2", "qwen3"
 SMALL = {
     "vocab_size": 160,
     "hidden_size": 64,
@@ -53,6 +54,7 @@ class Case:
     shards: int = 1
     prompt_tokens: int = 32
     std: float = 0.18
+    embedding_std: float = 0.3
     extra: dict = dataclasses.field(default_factory=dict)  # laid over config.json when it is written
 
 
@@ -61,6 +63,33 @@ def rope(kind: str, theta: float = 10000.0, **parameters) -> dict:
 
 
 CASES = {
+    "gemma2": Case(
+        GEMMA2,
+        {"num_hidden_layers": 3, "head_dim": 32, "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 20, "sliding_window": 8, "attn_logit_softcapping": 3.0,
+         "final_logit_softcapping": 2.5, "vocab_size": 157, "intermediate_size": 72, "tie_word_embeddings": True, "rms_norm_eps": 1e-6},
+        old_spelling=True,
+        prompt_tokens=40,
+        embedding_std=0.1,
+    ),
+    "gemma2-no-bounds": Case(
+        GEMMA2,
+        {"hidden_size": 60, "num_attention_heads": 6, "num_key_value_heads": 1, "head_dim": 10, "attention_bias": True, "query_pre_attn_scalar": 7, "sliding_window": 5,
+         "layer_types": ["full_attention", "sliding_attention"], "attn_logit_softcapping": None, "final_logit_softcapping": None, "vocab_size": 131},
+        storage=torch.float32,
+    ),
+    "granite": Case(
+        GRANITE,
+        {"embedding_multiplier": 6.5, "residual_multiplier": 0.8, "attention_multiplier": 0.2, "logits_scaling": 0.3, "vocab_size": 149, "intermediate_size": 72, "tie_word_embeddings": True},
+        rope("default", 1000000.0),
+        old_spelling=True,
+        prompt_tokens=40,
+        embedding_std=0.1,
+    ),
+    "granite-bias": Case(
+        GRANITE,
+        {"hidden_size": 60, "num_attention_heads": 6, "num_key_value_heads": 3, "attention_bias": True, "mlp_bias": True, "embedding_multiplier": 2.0, "residual_multiplier": 0.9,
+         "attention_multiplier": 0.3, "logits_scaling": 0.5, "vocab_size": 131},
+    ),
     "llama-mha": Case(LLAMA, {"num_key_value_heads": 4, "intermediate_size": 64, "vocab_size": 128}, storage=torch.float32, old_spelling=True),
     "llama-gqa-rope-llama3": Case(
         LLAMA,
@@ -101,8 +130,8 @@ CASES = {
     "qwen3": Case(QWEN3, {"head_dim": 32, "num_attention_heads": 4, "num_key_value_heads": 1, "intermediate_size": 64, "rms_norm_eps": 1e-6}, rope("default", 1000000.0)),
     "qwen3-f32": Case(QWEN3, {"head_dim": 24, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100, "tie_word_embeddings": True, "intermediate_size": 56}, storage=torch.float32),
 }
-CONFIGS = {LLAMA: "LlamaConfig", MISTRAL: "MistralConfig", OLMO2: "Olmo2Config", QWEN2: "Qwen2Config", QWEN3: "Qwen3Config"}
-MODELS = {LLAMA: "LlamaForCausalLM", MISTRAL: "MistralForCausalLM", OLMO2: "Olmo2ForCausalLM", QWEN2: "Qwen2ForCausalLM", QWEN3: "Qwen3ForCausalLM"}
+CONFIGS = {GEMMA2: "Gemma2Config", GRANITE: "GraniteConfig", LLAMA: "LlamaConfig", MISTRAL: "MistralConfig", OLMO2: "Olmo2Config", QWEN2: "Qwen2Config", QWEN3: "Qwen3Config"}
+MODELS = {GEMMA2: "Gemma2ForCausalLM", GRANITE: "GraniteForCausalLM", LLAMA: "LlamaForCausalLM", MISTRAL: "MistralForCausalLM", OLMO2: "Olmo2ForCausalLM", QWEN2: "Qwen2ForCausalLM", QWEN3: "Qwen3ForCausalLM"}
 
 
 def build(case: Case, seed: int) -> torch.nn.Module:
@@ -116,9 +145,9 @@ def build(case: Case, seed: int) -> torch.nn.Module:
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if "norm" in name:
-            value = 1 + 0.2 * noise
+            value = (0 if case.family == GEMMA2 else 1) + 0.2 * noise
         elif "embed" in name:
-            value = 0.3 * noise
+            value = case.embedding_std * noise
         else:
             value = case.std * noise
         parameter.data = value.to(case.storage).float()

@@ -1,13 +1,16 @@
 //! The one decoder: what every family here does, with their differences as options.
 //!
-//! `h += attention(norm(h))` and `h += mlp(norm(h))`, layer by layer, or `h += norm(attention(h))` and so on. A branch is
+//! `h += attention(norm(h))` and `h += mlp(norm(h))`, layer by layer, or `h += norm(attention(h))` and so on, with factors
+//! and bounds in places. A branch is
 //! joined to the residual `h` by the same operation that norms the sum for the next branch.
 
 use std::ops::Range;
 
-use octet_backend::{Activation, AttentionSpec, Backend, BackendError, Head, Join, Norm, RmsNorm};
+use half::{bf16, f16};
+use octet_backend::{Activation, AttentionSpec, Backend, BackendError, DataType, Head, Join, Norm, RmsNorm};
 
 use crate::ModelConfig;
+use crate::families::Scales;
 use crate::layer::sites::{OnDevice, Operand, Projection};
 use crate::layer::{IDENTITY_EPSILON, Model};
 use crate::workspace::Workspace;
@@ -18,18 +21,28 @@ pub(crate) struct Decoder<B: Backend> {
     attention: Vec<AttentionSpec>,
     activation: Activation,
     norm_epsilon: f32,
+    scales: Scales,
 }
 
 /// What begins a branch: the norm of the residual, if any, and the projection that reads it.
 type Entry<'a, B> = (Option<&'a <B as Backend>::Vector>, &'a <B as Backend>::Linear);
 
 impl<B: Backend> Decoder<B> {
-    pub(crate) fn new(config: &ModelConfig, weights: Model<OnDevice<B>>) -> Self {
+    /// `weight_type` is what the weights are kept in, unless they are quantized.
+    pub(crate) fn new(config: &ModelConfig, weight_type: DataType, weights: Model<OnDevice<B>>) -> Self {
+        let mut scales = config.traits.scales;
+        if scales.embedding_is_rounded {
+            scales.embedding = match weight_type {
+                DataType::BF16 => bf16::from_f32(scales.embedding).to_f32(),
+                DataType::F16 => f16::from_f32(scales.embedding).to_f32(),
+                DataType::F32 | DataType::F8(_) => scales.embedding,
+            };
+        }
         let attention = config.windows.iter().enumerate().map(|(layer, &sliding_window)| AttentionSpec {
             layer,
             query_heads: config.query_heads,
-            scale: (config.head_dim as f32).sqrt().recip(),
-            score_cap: None,
+            scale: scales.attention.unwrap_or_else(|| (config.head_dim as f32).sqrt().recip()),
+            score_cap: scales.score_cap,
             sliding_window,
         });
         Self {
@@ -37,6 +50,7 @@ impl<B: Backend> Decoder<B> {
             weights,
             activation: config.activation,
             norm_epsilon: config.norm_epsilon,
+            scales,
         }
     }
 
@@ -56,7 +70,7 @@ impl<B: Backend> Decoder<B> {
         let layers = &self.weights.layers;
         let mut entries = layers.iter().map(|layer| layer.attention.entry());
         let [residual, normed] = workspace.tensors([Operand::Residual, Operand::Normed]);
-        backend.embed(&self.weights.embedding, 1.0, residual)?;
+        backend.embed(&self.weights.embedding, self.scales.embedding, residual)?;
         if let Some((norm, reader)) = entries.next() {
             backend.prepare_input(normed, reader);
             backend.rms_norm(RmsNorm { input: residual, norm: self.entry_norm(norm), output: normed })?;
@@ -99,7 +113,7 @@ impl<B: Backend> Decoder<B> {
         }
         let next = next.map(|(norm, _)| (self.entry_norm(norm), normed));
         let post_norm = post_norm.map(|weight| self.norm(weight));
-        backend.join(Join { residual, branch, post_norm, scale: 1.0, next })
+        backend.join(Join { residual, branch, post_norm, scale: self.scales.residual, next })
     }
 
     /// Computes the logits of a part of the batch's output rows.
@@ -119,7 +133,7 @@ impl<B: Backend> Decoder<B> {
         backend.logits(
             rows,
             RmsNorm { input, norm: self.norm(&self.weights.final_norm), output },
-            Head { weight: head, scale: 1.0, cap: None },
+            Head { weight: head, scale: self.scales.logits, cap: self.scales.logit_cap },
             logits,
         )
     }

@@ -46,7 +46,7 @@ pub use config::{
     ConfigOverrides, GenerationConfig, GenerationKeys, ModelConfig, RopeConfig, RopeScaling, Yarn,
 };
 pub use error::ModelError;
-pub use families::{HeadNorm, NormPlacement, Traits};
+pub use families::{HeadNorm, NormPlacement, NormWeights, Scales, Traits};
 pub use load::{LoadedModel, Progress, ResolvedModel, Warning};
 pub use memory::{DoesNotFit, KvBudget, MaxModelLen, MemoryPlan, MemoryRequest, RequestBudget};
 pub use options::{KvCacheChoice, LoadFormat, LoadOptions, WeightType};

@@ -457,7 +457,7 @@ impl<B: Backend> LoadedModel<B> {
             data_type: self.kv_type,
             scales: self.kv_scales,
         };
-        let decoder = Decoder::new(&config, self.weights.model);
+        let decoder = Decoder::new(&config, self.weight_type, self.weights.model);
         // On a thread of its own, because a device may bind the thread that calls it to a CPU.
         thread::scope(|scope| {
             let runner = scope.spawn(|| Runner::new(self.backend, &config, decoder, limits, &cache));

@@ -138,9 +138,15 @@ fn llama_is_what_transformers_computed() {
 #[test]
 fn other_families_are_too() {
     octet_unrun::needs!(octet_hipsim::compiler());
-    for case in
-        ["mistral-sliding-window", "olmo2", "qwen2-tied", "qwen3", "llama-head80-vocab517", "llama-f16"]
-    {
+    for case in [
+        "granite",
+        "mistral-sliding-window",
+        "olmo2",
+        "qwen2-tied",
+        "qwen3",
+        "llama-head80-vocab517",
+        "llama-f16",
+    ] {
         check("gfx942", case, &GpuOptions::default(), AS_STORED, SIXTEEN_BITS);
     }
 }

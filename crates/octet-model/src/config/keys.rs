@@ -62,7 +62,7 @@ const CHANGES_RESULTS: [(&str, Neutral); 40] = [
 ];
 
 /// Keys that are read for every family, or say nothing about what is computed.
-const KNOWN: [&str; 58] = [
+const KNOWN: [&str; 59] = [
     // Read here or by the checkpoint's reader.
     "architectures",
     "hidden_size",
@@ -95,6 +95,7 @@ const KNOWN: [&str; 58] = [
     "_attn_implementation_autoset",
     "attn_implementation",
     "attention_dropout",
+    "cache_implementation",
     "auto_map",
     "embd_pdrop",
     "hidden_dropout",

@@ -144,9 +144,9 @@ impl ModelConfig {
             kv_heads,
             head_dim,
             norm_epsilon: fields.positive_number("rms_norm_eps")?.unwrap_or(family.norm_epsilon) as f32,
-            activation: activation(fields)?,
+            activation: activation(fields, family.activation)?,
             rope: RopeConfig::read(fields, head_dim)?,
-            tied_embeddings: fields.flag_or("tie_word_embeddings", false)?,
+            tied_embeddings: fields.flag_or("tie_word_embeddings", family.tied_embeddings)?,
             traits: (family.traits)(fields)?,
             windows: (family.windows)(fields, layers)?,
             stored_type: stored_type(fields)?,
@@ -208,11 +208,11 @@ fn architecture<'a>(fields: &Fields<'a>) -> Result<&'a str, ModelError> {
         .ok_or_else(|| fields.error("architectures", format!("a list with one of {}", families::supported())))
 }
 
-fn activation(fields: &Fields<'_>) -> Result<Activation, ModelError> {
-    match fields.text("hidden_act")?.unwrap_or("silu") {
+fn activation(fields: &Fields<'_>, [key, default]: [&str; 2]) -> Result<Activation, ModelError> {
+    match fields.text(key)?.unwrap_or(default) {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
-        _ => Err(fields.error("hidden_act", "one of silu, gelu_pytorch_tanh")),
+        _ => Err(fields.error(key, "one of silu, gelu_pytorch_tanh")),
     }
 }
 
@@ -278,7 +278,7 @@ mod tests {
             (
                 "architectures",
                 json!(["MambaForCausalLM"]),
-                "MambaForCausalLM is not supported; supported: Llama",
+                "MambaForCausalLM is not supported; supported: Granite",
             ),
             ("architectures", json!([]), "architectures is [], expected a list with one of"),
             ("vocab_size", json!(null), "vocab_size is null, expected a positive integer"),

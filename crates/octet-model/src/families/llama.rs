@@ -8,6 +8,8 @@ pub(super) const FAMILY: Family = Family {
     architecture: "LlamaForCausalLM",
     head_dim: None,
     norm_epsilon: 1e-6,
+    tied_embeddings: false,
+    activation: ["hidden_act", "silu"],
     traits,
     keys: &["attention_bias", "mlp_bias", "layer_types"],
     windows: no_windows,

@@ -2,17 +2,16 @@
 
 use serde_json::Value;
 
-use super::{Family, Traits, Windows, sliding_layers};
+use super::{Family, Traits, Windows, llama, sliding_layers};
 use crate::ModelError;
 use crate::config::fields::Fields;
 
 pub(super) const FAMILY: Family = Family {
     architecture: "MistralForCausalLM",
-    head_dim: None,
-    norm_epsilon: 1e-6,
     traits,
     keys: &["layer_types", "sliding_window", "use_sliding_window"],
     windows,
+    ..llama::FAMILY
 };
 
 /// The window where the config does not speak of one, as in transformers; null means none.

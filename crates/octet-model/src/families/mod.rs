@@ -1,5 +1,6 @@
 //! The families of models, each told by what it does differently from plain Llama.
 
+mod granite;
 mod llama;
 mod mistral;
 mod olmo2;
@@ -20,7 +21,11 @@ pub(crate) struct Family {
     pub(crate) head_dim: Option<usize>,
     /// `rms_norm_eps` where the config has none.
     pub(crate) norm_epsilon: f64,
-    /// Biases and norms.
+    /// `tie_word_embeddings` where the config has none.
+    pub(crate) tied_embeddings: bool,
+    /// Key of the MLP's activation, and its value where the config has none.
+    pub(crate) activation: [&'static str; 2],
+    /// Options of the decoder.
     pub(crate) traits: fn(&Fields<'_>) -> Result<Traits, ModelError>,
     /// Keys of the config that it reads besides those of all, and those that say what is so anyway.
     pub(crate) keys: &'static [&'static str],
@@ -29,7 +34,7 @@ pub(crate) struct Family {
 }
 
 /// Options of the decoder in which families differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Traits {
     /// Queries, keys and values have a bias.
     pub qkv_bias: bool,
@@ -41,6 +46,54 @@ pub struct Traits {
     pub query_key_norm: Option<HeadNorm>,
     /// Where attention and MLP are normalised.
     pub norms: NormPlacement,
+    /// What the weights of norms are.
+    pub norm_weights: NormWeights,
+    /// Factors and bounds.
+    pub scales: Scales,
+}
+
+/// Factors on what a decoder computes, and smooth bounds: `cap * tanh(x / cap)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scales {
+    /// On embeddings.
+    pub embedding: f32,
+    /// The factor on embeddings is rounded to the type of weights first, as transformers and vLLM do.
+    pub embedding_is_rounded: bool,
+    /// On what attention and MLP add to the residual.
+    pub residual: f32,
+    /// On scores; none is `head_dim^-0.5`.
+    pub attention: Option<f32>,
+    /// Bound of scores.
+    pub score_cap: Option<f32>,
+    /// On logits.
+    pub logits: f32,
+    /// Bound of logits.
+    pub logit_cap: Option<f32>,
+}
+
+impl Default for Scales {
+    /// Those that change nothing.
+    fn default() -> Self {
+        Self {
+            embedding: 1.0,
+            embedding_is_rounded: false,
+            residual: 1.0,
+            attention: None,
+            score_cap: None,
+            logits: 1.0,
+            logit_cap: None,
+        }
+    }
+}
+
+/// What the weights of norms are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NormWeights {
+    /// What is stored.
+    #[default]
+    Stored,
+    /// One more than what is stored.
+    OnePlusStored,
 }
 
 /// What of queries and keys a norm runs over.
@@ -60,10 +113,12 @@ pub enum NormPlacement {
     Before,
     /// Over what they add to the residual, which they read as it is.
     After,
+    /// Over both.
+    Both,
 }
 
-const FAMILIES: [&Family; 5] =
-    [&llama::FAMILY, &mistral::FAMILY, &olmo2::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
+const FAMILIES: [&Family; 6] =
+    [&granite::FAMILY, &llama::FAMILY, &mistral::FAMILY, &olmo2::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
 
 /// The family of an architecture.
 pub(crate) fn find(architecture: &str) -> Result<&'static Family, ModelError> {

@@ -1,17 +1,11 @@
 //! Qwen2 and Qwen2.5: biases on queries, keys and values; a sliding window in the upper layers, if asked for.
 
-use super::{Family, Traits, Windows, sliding_layers};
+use super::{Family, Traits, Windows, llama, sliding_layers};
 use crate::ModelError;
 use crate::config::fields::Fields;
 
-pub(super) const FAMILY: Family = Family {
-    architecture: "Qwen2ForCausalLM",
-    head_dim: None,
-    norm_epsilon: 1e-6,
-    traits,
-    keys: &KEYS,
-    windows,
-};
+pub(super) const FAMILY: Family =
+    Family { architecture: "Qwen2ForCausalLM", traits, keys: &KEYS, windows, ..llama::FAMILY };
 
 /// Of windows, and the bias, which Qwen2 has whatever its key says; Qwen3 has the same.
 pub(super) const KEYS: [&str; 5] =

@@ -8,10 +8,8 @@ pub(super) const FAMILY: Family = Family {
     architecture: "Qwen3ForCausalLM",
     // transformers' default, which is not hidden_size / num_attention_heads in the small models.
     head_dim: Some(128),
-    norm_epsilon: 1e-6,
     traits,
-    keys: &qwen2::KEYS,
-    windows: qwen2::windows,
+    ..qwen2::FAMILY
 };
 
 fn traits(fields: &Fields<'_>) -> Result<Traits, ModelError> {

@@ -2,9 +2,10 @@
 
 use octet_backend::{AttentionSpec, Backend, BackendError, LinearUse, RotaryAndCache};
 
+use super::BranchNorms;
 use super::sites::{Described, Module, OnDevice, Operand, Projection, Stage, Walk};
 use crate::ModelConfig;
-use crate::families::{HeadNorm, NormPlacement};
+use crate::families::HeadNorm;
 use crate::workspace::Workspace;
 
 /// The sites of a layer's attention.
@@ -24,7 +25,7 @@ pub(crate) struct Attention<S: Stage> {
 }
 
 impl Attention<Described> {
-    pub(super) fn of(config: &ModelConfig, layer: &Module) -> Self {
+    pub(super) fn of(config: &ModelConfig, layer: &Module, norms: BranchNorms) -> Self {
         let ModelConfig { hidden, query_heads, kv_heads, head_dim, traits, .. } = *config;
         let (queries, keys) = (query_heads * head_dim, kv_heads * head_dim);
         let module = Module(format!("{}.self_attn", layer.0));
@@ -33,21 +34,17 @@ impl Attention<Described> {
                 HeadNorm::Each => head_dim,
                 HeadNorm::Together => columns,
             };
-            Some(module.norm(name, length))
-        };
-        let (input_norm, post_norm) = match traits.norms {
-            NormPlacement::Before => (Some("input_layernorm"), None),
-            NormPlacement::After => (None, Some("post_attention_layernorm")),
+            Some(module.norm(name, length, traits.norm_weights))
         };
         let parts = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
         let output = [("o_proj", hidden)];
         Self {
-            input_norm: input_norm.map(|name| layer.norm(name, hidden)),
+            input_norm: norms.before,
             query_norm: head_norm("q_norm", queries),
             key_norm: head_norm("k_norm", keys),
             qkv: module.linear("qkv_proj", &parts, hidden, LinearUse::Multiply, traits.qkv_bias),
             output: module.linear("o_proj", &output, queries, LinearUse::Multiply, traits.output_bias),
-            post_norm: post_norm.map(|name| layer.norm(name, hidden)),
+            post_norm: norms.after,
         }
     }
 }

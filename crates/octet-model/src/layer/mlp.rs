@@ -2,9 +2,9 @@
 
 use octet_backend::{Activation, Backend, BackendError, LinearUse};
 
+use super::BranchNorms;
 use super::sites::{Described, Module, OnDevice, Projection, Stage, Walk};
 use crate::ModelConfig;
-use crate::families::NormPlacement;
 use crate::workspace::Workspace;
 
 /// The sites of a layer's MLP.
@@ -20,20 +20,16 @@ pub(crate) struct Mlp<S: Stage> {
 }
 
 impl Mlp<Described> {
-    pub(super) fn of(config: &ModelConfig, layer: &Module) -> Self {
+    pub(super) fn of(config: &ModelConfig, layer: &Module, norms: BranchNorms) -> Self {
         let ModelConfig { hidden, intermediate, traits, .. } = *config;
         let module = Module(format!("{}.mlp", layer.0));
         let gate_up = [("gate_proj", intermediate), ("up_proj", intermediate)];
         let down = [("down_proj", hidden)];
-        let (input_norm, post_norm) = match traits.norms {
-            NormPlacement::Before => (Some("post_attention_layernorm"), None),
-            NormPlacement::After => (None, Some("post_feedforward_layernorm")),
-        };
         Self {
-            input_norm: input_norm.map(|name| layer.norm(name, hidden)),
+            input_norm: norms.before,
             gate_up: module.linear("gate_up_proj", &gate_up, hidden, LinearUse::Gated, traits.mlp_bias),
             down: module.linear("down_proj", &down, intermediate, LinearUse::Multiply, traits.mlp_bias),
-            post_norm: post_norm.map(|name| layer.norm(name, hidden)),
+            post_norm: norms.after,
         }
     }
 }

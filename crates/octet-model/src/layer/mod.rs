@@ -17,7 +17,9 @@ use crate::ModelConfig;
 use crate::families::NormPlacement;
 use attention::Attention;
 use mlp::Mlp;
-use sites::{Described, LinearSite, Module, PartSite, Projection, Quantized, Stage, VectorSite, Walk};
+use sites::{
+    Described, LinearSite, Module, PartSite, Projection, Quantized, Stage, VectorSite, VectorValues, Walk,
+};
 
 /// Weight and epsilon of a norm that changes nothing: the epsilon is so much larger than any mean square that the sum
 /// is the epsilon, whose root the weight undoes. Both are powers of two, so nothing is rounded.
@@ -44,6 +46,29 @@ pub(crate) struct Layer<S: Stage> {
     pub(crate) mlp: Mlp<S>,
 }
 
+/// The norms of one branch, both `[hidden]`.
+struct BranchNorms {
+    /// Of the residual that it reads.
+    before: Option<VectorSite>,
+    /// Of what it adds to the residual.
+    after: Option<VectorSite>,
+}
+
+impl BranchNorms {
+    /// Those of a layer's attention, and those of its MLP. The same name means different norms in different families.
+    fn of_layer(config: &ModelConfig, layer: &Module) -> [Self; 2] {
+        let names = match config.traits.norms {
+            NormPlacement::Before => [[Some("input"), None], [Some("post_attention"), None]],
+            NormPlacement::After => [[None, Some("post_attention")], [None, Some("post_feedforward")]],
+            NormPlacement::Both => {
+                [[Some("input"), Some("post_attention")], [Some("pre_feedforward"), Some("post_feedforward")]]
+            }
+        };
+        let norm = |name| layer.norm(&format!("{name}_layernorm"), config.hidden, config.traits.norm_weights);
+        names.map(|[before, after]| Self { before: before.map(norm), after: after.map(norm) })
+    }
+}
+
 impl Model<Described> {
     /// The list for a config. A head of its own is one that is not tied, or that is quantized apart from the embedding.
     pub(crate) fn of(config: &ModelConfig, quantize_head: bool) -> Self {
@@ -58,17 +83,22 @@ impl Model<Described> {
         let head = if tied_embeddings { EMBEDDING } else { "lm_head" };
         let layer = |layer| {
             let module = Module(format!("model.layers.{layer}"));
-            Layer { attention: Attention::of(config, &module), mlp: Mlp::of(config, &module) }
+            let [of_attention, of_mlp] = BranchNorms::of_layer(config, &module);
+            Layer {
+                attention: Attention::of(config, &module, of_attention),
+                mlp: Mlp::of(config, &module, of_mlp),
+            }
         };
         Self {
             embedding: table(EMBEDDING, EMBEDDING, usage, Quantized::Never),
             head: (!is_head).then(|| table("lm_head", head, LinearUse::Multiply, Quantized::IfStoredOrAsked)),
             layers: (0..config.layers).map(layer).collect(),
             identity: (config.traits.norms == NormPlacement::After).then(|| VectorSite {
-                constant: Some(IDENTITY_WEIGHT),
-                ..Module("identity".to_owned()).norm("norm", columns)
+                name: "identity".to_owned(),
+                length: columns,
+                values: VectorValues::Constant(IDENTITY_WEIGHT),
             }),
-            final_norm: Module("model".to_owned()).norm("norm", columns),
+            final_norm: Module("model".to_owned()).norm("norm", columns, config.traits.norm_weights),
         }
     }
 }

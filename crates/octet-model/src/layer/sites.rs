@@ -5,6 +5,8 @@ use std::marker::PhantomData;
 
 use octet_backend::{Backend, LinearUse};
 
+use crate::families::NormWeights;
+
 /// What stands at the sites of a list: descriptions, plans, or weights on a device.
 pub(crate) trait Stage {
     /// At a linear.
@@ -115,8 +117,17 @@ pub(crate) struct VectorSite {
     pub(crate) name: String,
     /// Elements.
     pub(crate) length: usize,
-    /// What each of them is, for a weight that no checkpoint has.
-    pub(crate) constant: Option<f32>,
+    /// What the elements are.
+    pub(crate) values: VectorValues,
+}
+
+/// What the elements of a norm's weight are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum VectorValues {
+    /// Those of the checkpoint.
+    Stored(NormWeights),
+    /// All this number; no checkpoint has them.
+    Constant(f32),
 }
 
 /// The modules under a name, such as `model.layers.0.mlp`.
@@ -145,8 +156,12 @@ impl Module {
     }
 
     /// A norm's weight.
-    pub(super) fn norm(&self, name: &str, length: usize) -> VectorSite {
-        VectorSite { name: format!("{}.{name}.weight", self.0), length, constant: None }
+    pub(super) fn norm(&self, name: &str, length: usize, weights: NormWeights) -> VectorSite {
+        VectorSite {
+            name: format!("{}.{name}.weight", self.0),
+            length,
+            values: VectorValues::Stored(weights),
+        }
     }
 }
 

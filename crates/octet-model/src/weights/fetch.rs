@@ -7,6 +7,8 @@ use octet_backend::DataType;
 use super::plan::{LinearPlan, PartPlan, TensorPlan};
 use crate::ModelError;
 use crate::checkpoint::{Bytes, Checkpoint, Dummy};
+use crate::families::NormWeights;
+use crate::layer::sites::VectorValues;
 use crate::quantization::{Granularity, NotFinite, OnlineQuantization, Quantized, Values, quantize};
 
 /// Where bytes come from.
@@ -115,8 +117,14 @@ impl<'a> Source<'a> {
 
     /// Reads a norm's weight.
     pub(super) fn vector(&self, plan: &TensorPlan) -> Result<Vec<f32>, ModelError> {
-        let values = self.numbers(plan, plan.constant.unwrap_or(1.0))?;
+        let offset = match plan.values {
+            VectorValues::Constant(value) => return Ok(vec![value; plan.elements]),
+            VectorValues::Stored(NormWeights::Stored) => 0.0,
+            VectorValues::Stored(NormWeights::OnePlusStored) => 1.0,
+        };
+        let mut values = self.numbers(plan, 1.0 - offset)?;
         check_finite(&plan.name, &values)?;
+        values.iter_mut().for_each(|value| *value += offset);
         Ok(values)
     }
 

@@ -6,8 +6,11 @@ use std::collections::HashSet;
 use octet_backend::{DataType, InputScale, LinearUse};
 
 use crate::checkpoint::{Checkpoint, Dummy, StoredTensor, data_type, first_of};
+use crate::families::NormWeights;
 use crate::layer::Model;
-use crate::layer::sites::{Described, LinearSite, PartSite, Projection, Quantized, Stage, VectorSite, Walk};
+use crate::layer::sites::{
+    Described, LinearSite, PartSite, Projection, Quantized, Stage, VectorSite, VectorValues, Walk,
+};
 use crate::quantization::{
     ActivationScheme, Granularity, LinearScheme, OnlineQuantization, QuantizationConfig,
 };
@@ -36,8 +39,8 @@ pub(crate) struct TensorPlan {
     pub(crate) stored: Option<StoredTensor>,
     /// Elements.
     pub(crate) elements: usize,
-    /// What each of them is, if they are not read at all.
-    pub(crate) constant: Option<f32>,
+    /// What they are.
+    pub(crate) values: VectorValues,
 }
 
 /// One shard of a fused linear.
@@ -184,13 +187,14 @@ impl Walk<'_, Described, Planned> for Planner<'_> {
     }
 
     fn vector(&mut self, site: &VectorSite) -> Result<TensorPlan, ModelError> {
-        let VectorSite { name, length, constant } = site;
-        match constant {
-            None => self.plain_vector(name.clone(), *length),
-            constant => {
-                Ok(TensorPlan { name: name.clone(), stored: None, elements: *length, constant: *constant })
+        let &VectorSite { ref name, length, values } = site;
+        let plan = match values {
+            VectorValues::Stored(_) => self.plain_vector(name.clone(), length)?,
+            VectorValues::Constant(_) => {
+                TensorPlan { name: name.clone(), stored: None, elements: length, values }
             }
-        }
+        };
+        Ok(TensorPlan { values, ..plan })
     }
 }
 
@@ -304,7 +308,7 @@ impl Planner<'_> {
             Some(_) => {}
         }
         self.used.insert(name.clone());
-        Ok(TensorPlan { name, stored, elements, constant: None })
+        Ok(TensorPlan { name, stored, elements, values: VectorValues::Stored(NormWeights::Stored) })
     }
 
     /// The stored element type, which must be FP8 or must not be.

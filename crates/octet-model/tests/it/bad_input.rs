@@ -83,6 +83,20 @@ fn norms_of_another_family() {
     says(&draft.error(), &["lacks 6 tensors", "model.layers.0.post_feedforward_layernorm.weight"]);
 }
 
+/// Factors and bounds that no model can mean.
+#[test]
+fn factors_and_bounds_out_of_range() {
+    for (case, key, value) in [
+        ("granite", "embedding_multiplier", json!(0)),
+        ("granite", "residual_multiplier", json!(-0.2)),
+        ("granite", "logits_scaling", json!("8")),
+    ] {
+        let mut draft = Draft::of(case);
+        draft.config[key] = value.clone();
+        says(&draft.error(), &[&format!("{key} is {value}, expected")]);
+    }
+}
+
 #[test]
 fn tensors_that_do_not_fit_the_config() {
     let mut draft = Draft::of(CASE);
