@@ -139,6 +139,7 @@ fn llama_is_what_transformers_computed() {
 fn other_families_are_too() {
     octet_unrun::needs!(octet_hipsim::compiler());
     for case in [
+        "gemma2",
         "granite",
         "mistral-sliding-window",
         "olmo2",

@@ -278,7 +278,7 @@ mod tests {
             (
                 "architectures",
                 json!(["MambaForCausalLM"]),
-                "MambaForCausalLM is not supported; supported: Granite",
+                "MambaForCausalLM is not supported; supported: Gemma2",
             ),
             ("architectures", json!([]), "architectures is [], expected a list with one of"),
             ("vocab_size", json!(null), "vocab_size is null, expected a positive integer"),

@@ -1,5 +1,6 @@
 //! The families of models, each told by what it does differently from plain Llama.
 
+mod gemma2;
 mod granite;
 mod llama;
 mod mistral;
@@ -117,8 +118,15 @@ pub enum NormPlacement {
     Both,
 }
 
-const FAMILIES: [&Family; 6] =
-    [&granite::FAMILY, &llama::FAMILY, &mistral::FAMILY, &olmo2::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
+const FAMILIES: [&Family; 7] = [
+    &gemma2::FAMILY,
+    &granite::FAMILY,
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &olmo2::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+];
 
 /// The family of an architecture.
 pub(crate) fn find(architecture: &str) -> Result<&'static Family, ModelError> {

@@ -90,6 +90,11 @@ fn factors_and_bounds_out_of_range() {
         ("granite", "embedding_multiplier", json!(0)),
         ("granite", "residual_multiplier", json!(-0.2)),
         ("granite", "logits_scaling", json!("8")),
+        ("gemma2", "query_pre_attn_scalar", json!(0.0)),
+        ("gemma2", "attn_logit_softcapping", json!(-50.0)),
+        ("gemma2", "final_logit_softcapping", json!(true)),
+        ("gemma2", "layer_types", json!(["full_attention"])),
+        ("gemma2", "hidden_activation", json!("relu")),
     ] {
         let mut draft = Draft::of(case);
         draft.config[key] = value.clone();

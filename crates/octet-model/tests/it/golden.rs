@@ -9,7 +9,9 @@ use crate::support::{
 };
 
 /// Every folder of `tests/golden`; the test below holds this list against the folder.
-const CASES: [&str; 22] = [
+const CASES: [&str; 24] = [
+    "gemma2",
+    "gemma2-no-bounds",
     "granite",
     "granite-bias",
     "llama-bias-tied",
@@ -93,7 +95,7 @@ fn cpu_backend_agrees_in_float32() {
 /// A checkpoint in bf16 or f16 is run as it is stored; only the KV cache is rounded besides.
 #[test]
 fn stored_types_stay_close_to_float32() {
-    for case in ["llama-f16", "qwen3", "mistral-nemo-head-dim", "olmo2", "granite"] {
+    for case in ["llama-f16", "qwen3", "mistral-nemo-head-dim", "olmo2", "gemma2", "granite"] {
         let golden = Golden::read(case);
         let options = LoadOptions { weight_type: WeightType::Auto, ..EXACT };
         stays_close(ReferenceBackend::new(), &golden, options);
