@@ -55,6 +55,7 @@ class Case:
     prompt_tokens: int = 32
     std: float = 0.18
     embedding_std: float = 0.3
+    hidden: bool = False  # final hidden states are stored too
     extra: dict = dataclasses.field(default_factory=dict)  # laid over config.json when it is written
 
 
@@ -70,6 +71,7 @@ CASES = {
         old_spelling=True,
         prompt_tokens=40,
         embedding_std=0.1,
+        hidden=True,
     ),
     "gemma2-no-bounds": Case(
         GEMMA2,
@@ -84,6 +86,7 @@ CASES = {
         old_spelling=True,
         prompt_tokens=40,
         embedding_std=0.1,
+        hidden=True,
     ),
     "granite-bias": Case(
         GRANITE,
@@ -127,7 +130,7 @@ CASES = {
     ),
     "qwen2-tied": Case(QWEN2, {"tie_word_embeddings": True, "rms_norm_eps": 1e-6}, rope("default", 1000000.0), old_spelling=True),
     "qwen2-rope-yarn": Case(QWEN2, {"rms_norm_eps": 1e-6, "max_position_embeddings": 128}, rope("yarn", 1000000.0, factor=4.0, original_max_position_embeddings=32), old_spelling=True, prompt_tokens=40),
-    "qwen3": Case(QWEN3, {"head_dim": 32, "num_attention_heads": 4, "num_key_value_heads": 1, "intermediate_size": 64, "rms_norm_eps": 1e-6}, rope("default", 1000000.0)),
+    "qwen3": Case(QWEN3, {"head_dim": 32, "num_attention_heads": 4, "num_key_value_heads": 1, "intermediate_size": 64, "rms_norm_eps": 1e-6}, rope("default", 1000000.0), hidden=True),
     "qwen3-f32": Case(QWEN3, {"head_dim": 24, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100, "tie_word_embeddings": True, "intermediate_size": 56}, storage=torch.float32),
 }
 CONFIGS = {GEMMA2: "Gemma2Config", GRANITE: "GraniteConfig", LLAMA: "LlamaConfig", MISTRAL: "MistralConfig", OLMO2: "Olmo2Config", QWEN2: "Qwen2Config", QWEN3: "Qwen3Config"}
@@ -172,7 +175,8 @@ def run(model: torch.nn.Module, prompt: list[int]) -> dict:
     difference = (picked[:, 0] - picked[:, 1] - torch.tensor(margins)).abs().max().item()
     if difference > PREFILL_TOLERANCE:
         raise SystemExit(f"decoding with and without a cache differ by {difference}")
-    return {"logits": logits, "ids": ids, "margins": margins}
+    hidden = model.model(torch.tensor([prompt])).last_hidden_state[0]
+    return {"logits": logits, "ids": ids, "margins": margins, "hidden": hidden}
 
 
 def published(model: torch.nn.Module, case: Case) -> dict:
@@ -242,6 +246,8 @@ def make(name: str, case: Case) -> None:
         "greedy_ids": torch.tensor(result["ids"], dtype=torch.int32),
         "greedy_margins": torch.tensor(result["margins"]),
     }
+    if case.hidden:
+        expected["hidden"] = result["hidden"].contiguous()
     metadata = {"torch": torch.__version__, "transformers": transformers.__version__}
     save_file(expected, folder / "expected.safetensors", metadata=metadata)
     if case.extra:

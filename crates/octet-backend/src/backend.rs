@@ -365,8 +365,15 @@ pub trait Backend: Sized + Send + 'static {
         output: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
-    /// The final norm and the head, for the first `rows` gathered rows: as [`Backend::rms_norm`], then
-    /// [`Backend::linear`] on its output, then what [`Head`] says. `logits [rows, vocabulary]`.
+    /// As [`Backend::rms_norm`] for the first `rows` gathered rows instead of the batch's: final hidden states, where
+    /// they are the result.
+    ///
+    /// # Errors
+    /// Of the device.
+    fn norm_gathered(&mut self, rows: usize, norm: RmsNorm<'_, Self>) -> Result<(), BackendError>;
+
+    /// The final norm and the head: as [`Backend::norm_gathered`], then [`Backend::linear`] on its output, then what
+    /// [`Head`] says. `logits [rows, vocabulary]`.
     ///
     /// # Errors
     /// Of the device.
@@ -423,7 +430,7 @@ pub trait Backend: Sized + Send + 'static {
         visit: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) -> Result<(), BackendError>;
 
-    /// Reads the first `rows` rows of any tensor as `f32`, row-major. For tests and self-tests.
+    /// Waits for the step and reads the first `rows` rows of a tensor as `f32`, row-major.
     ///
     /// # Errors
     /// Of the device.

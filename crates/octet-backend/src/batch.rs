@@ -28,7 +28,7 @@ pub struct Batch {
     pub sequences: Vec<BatchSequence>,
     /// Block ids of all sequences, one table after another.
     pub block_tables: Vec<u32>,
-    /// Rows whose logits are wanted, ascending.
+    /// Rows whose logits or hidden states are wanted, ascending.
     pub output_rows: Vec<u32>,
 }
 
@@ -114,19 +114,22 @@ impl Batch {
 pub struct StepKey {
     /// Rows of the batch.
     pub rows: usize,
-    /// Rows whose logits are wanted.
+    /// Rows that the batch has results for.
     pub output_rows: usize,
+    /// Those of them whose logits are computed in the step.
+    pub logit_rows: usize,
     /// Whether every sequence has exactly one row: the shape that is worth recording.
     pub decode_only: bool,
 }
 
 impl StepKey {
-    /// The key of a batch.
+    /// The key of a batch in whose step the logits of so many rows are computed.
     #[must_use]
-    pub fn of(batch: &Batch) -> Self {
+    pub fn of(batch: &Batch, logit_rows: usize) -> Self {
         Self {
             rows: batch.rows(),
             output_rows: batch.output_rows.len(),
+            logit_rows,
             decode_only: batch.sequences.len() == batch.rows(),
         }
     }

@@ -257,7 +257,7 @@ impl Scenario {
             };
             backend.rotary_and_cache(attention, operands)
         };
-        backend.run_step(StepKey::of(batch), &mut body).expect("a rotation");
+        backend.run_step(StepKey::of(batch, 0), &mut body).expect("a rotation");
         qkv
     }
 
@@ -274,7 +274,7 @@ impl Scenario {
         let mut output = undefined(backend, TensorRole::Activation, rows, columns);
         let qkv = self.write(backend, cache, heads, batch, input);
         let mut body = |backend: &mut B| backend.attention(self.layout.attention(), &qkv, cache, &mut output);
-        backend.run_step(StepKey::of(batch), &mut body).expect("attention");
+        backend.run_step(StepKey::of(batch, 0), &mut body).expect("attention");
         Outcome { qkv: read(backend, &qkv, rows), output: read(backend, &output, rows) }
     }
 }

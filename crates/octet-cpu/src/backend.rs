@@ -404,6 +404,11 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn norm_gathered(&mut self, rows: usize, norm: RmsNorm<'_, Self>) -> Result<(), BackendError> {
+        self.normalise(rows, norm);
+        Ok(())
+    }
+
     fn logits(
         &mut self,
         rows: usize,

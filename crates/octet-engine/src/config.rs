@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{ConfigError, SubmitError};
-use crate::request::Request;
+use crate::request::{Request, Task};
 
 /// In which order requests are served, and who gives way when blocks run out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -169,7 +169,14 @@ impl EngineConfig {
         if prompt_tokens == 0 {
             return Err(SubmitError::EmptyPrompt);
         }
-        if prompt_tokens + request.max_tokens.min(1) > capacity_tokens {
+        let max_tokens = match &request.task {
+            Task::Generate { max_tokens: 0, .. } => return Err(SubmitError::AsksForNothing),
+            Task::Score { sampling } if sampling.prompt_logprobs.is_none() => {
+                return Err(SubmitError::AsksForNothing);
+            }
+            task => task.max_tokens(),
+        };
+        if prompt_tokens + max_tokens.min(1) > capacity_tokens {
             return Err(SubmitError::DoesNotFit { prompt_tokens, capacity_tokens });
         }
         Ok(())

@@ -10,7 +10,7 @@ use crate::error::{ConfigError, SubmitError};
 use crate::executor::{Executor, ExecutorError, OutputRow, RowOutcome, StepOutput, StepPlan};
 use crate::ledger::Ledger;
 use crate::pace::{Measured, Pace};
-use crate::request::{Delivery, Event, Finish, FinishReason, Request, RequestFault, RequestId};
+use crate::request::{Delivery, Event, Finish, FinishReason, Request, RequestFault, RequestId, Task};
 use crate::scheduler::Scheduler;
 use crate::sequence::SequenceKey;
 use crate::stats::EngineStats;
@@ -235,8 +235,8 @@ impl<E: Executor> Engine<E> {
         for (key, cached_tokens) in self.scheduler.decisions.started.iter().copied() {
             let sequence = &mut self.scheduler.sequences[key];
             let slot = sequence.slot.expect("a sequence that starts has a slot");
-            self.executor.admit(slot, &sequence.sampling, &sequence.tokens);
-            if self.config.enable_prefix_caching && !sequence.lacks_prompt_logprobs() {
+            self.executor.admit(slot, &sequence.task, &sequence.tokens);
+            if self.config.enable_prefix_caching && sequence.most_cached_tokens() > 0 {
                 self.stats.prefix_cache_queries += sequence.prompt_tokens as u64;
                 self.stats.prefix_cache_hits += cached_tokens as u64;
             }
@@ -288,13 +288,14 @@ impl<E: Executor> Engine<E> {
         let sequence = &mut self.scheduler.sequences[key];
         sequence.computed += std::mem::take(&mut sequence.scheduled);
         let mut ending = sequence.abandoned.then_some(Ending::ABORT);
-        let mut sampled = None;
+        let (mut sampled, mut pooled) = (None, None);
         for outcome in outcomes {
             match outcome {
                 RowOutcome::PromptLogprobs(logprobs) => {
                     self.scheduler.sequences[key].prompt_logprobs.push(logprobs);
                 }
                 RowOutcome::Token(token) => sampled = Some(token),
+                RowOutcome::Pooled(vector) => pooled = vector,
                 RowOutcome::Fault(text) => {
                     ending.get_or_insert(Ending::Failed(RequestFault::Output(text)));
                     self.scheduler.distrust(key);
@@ -304,12 +305,24 @@ impl<E: Executor> Engine<E> {
                 }
             }
         }
-        ending.or_else(|| self.complete_prompt(key)).or_else(|| {
-            sampled.and_then(|token| {
-                summary.generated += 1;
-                self.append(key, token)
+        ending
+            .or_else(|| self.complete_prompt(key))
+            .or_else(|| pooled.map(|vector| self.deliver_pooled(key, vector)))
+            .or_else(|| {
+                sampled.and_then(|token| {
+                    summary.generated += 1;
+                    self.append(key, token)
+                })
             })
-        })
+    }
+
+    /// Reports the vector of a prompt, which is all that was asked for.
+    fn deliver_pooled(&mut self, key: SequenceKey, vector: Vec<f32>) -> Ending {
+        let id = self.scheduler.sequences[key].id;
+        match self.ledger.deliver(id, Event::Pooled(vector), self.now) {
+            Delivery::Taken => Ending::Finished(Finish::by(FinishReason::Stop)),
+            Delivery::Gone => Ending::ABORT,
+        }
     }
 
     /// Books the completion of the prompt, if this step was it.
@@ -320,7 +333,7 @@ impl<E: Executor> Engine<E> {
         }
         sequence.prompt_done = true;
         self.stats.prompt_tokens += sequence.prompt_tokens as u64;
-        if sequence.sampling.prompt_logprobs.is_some() {
+        if sequence.task.sampling().is_some_and(|sampling| sampling.prompt_logprobs.is_some()) {
             let logprobs = std::mem::take(&mut sequence.prompt_logprobs);
             assert_eq!(
                 logprobs.len() + 1,
@@ -331,7 +344,8 @@ impl<E: Executor> Engine<E> {
                 return Some(Ending::ABORT);
             }
         }
-        (sequence.max_tokens == 0).then_some(Ending::Finished(Finish::by(FinishReason::Length)))
+        matches!(sequence.task, Task::Score { .. })
+            .then_some(Ending::Finished(Finish::by(FinishReason::Length)))
     }
 
     /// Appends a sampled token, reports it, and says whether the sequence ends with it.
@@ -393,6 +407,8 @@ fn check_output(plan: &StepPlan, output: &StepOutput) -> Result<(), ExecutorErro
             (wanted, got),
             (OutputRow::Sample(_), RowOutcome::Token(_))
                 | (OutputRow::PromptLogprob { .. }, RowOutcome::PromptLogprobs(_))
+                | (OutputRow::Pool { is_last: false, .. }, RowOutcome::Pooled(None))
+                | (OutputRow::Pool { is_last: true, .. }, RowOutcome::Pooled(Some(_)))
                 | (_, RowOutcome::Fault(_) | RowOutcome::NothingLeft(_))
         )
     };

@@ -94,6 +94,9 @@ pub enum SubmitError {
     /// The device did not finish a step in time, and the engine ended (HTTP 503: another server may take it).
     #[error("the device did not finish its work in time; this server stops")]
     Stalled,
+    /// It is to generate no token, or to score without logprobs.
+    #[error("the request asks for nothing: no token, no logprobs and no vector")]
+    AsksForNothing,
     /// The prompt leaves no room, even if it ran alone.
     #[error(
         "the prompt has {prompt_tokens} tokens; prompt and output together can have at most {capacity_tokens}"

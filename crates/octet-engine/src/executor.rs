@@ -1,14 +1,16 @@
 //! What the engine needs of whoever runs the model: the plan of a step, its outcome, and the trait between them.
 
 use octet_backend::Batch;
-use octet_sample::{PositionLogprobs, SampledToken, SamplingParams};
+use octet_sample::{PositionLogprobs, SampledToken};
+
+use crate::request::Task;
 
 /// Index of a sequence's sampling state in the executor. The engine hands slots out and reuses them; a preempted sequence
 /// keeps its own, so there may be more than `EngineConfig::max_num_seqs`, and never more than requests inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
 
-/// Why a row's logits are wanted.
+/// What a row is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputRow {
     /// The row completes what is known of its sequence: sample the next token.
@@ -19,6 +21,15 @@ pub enum OutputRow {
         slot: Slot,
         /// The prompt token that follows the row.
         target: u32,
+    },
+    /// The row's final hidden state counts for the vector of its prompt.
+    Pool {
+        /// The sequence.
+        slot: Slot,
+        /// It is the first that counts: what was summed before a preemption is forgotten.
+        is_first: bool,
+        /// It is the last that counts: the vector is complete.
+        is_last: bool,
     },
 }
 
@@ -40,6 +51,8 @@ pub enum RowOutcome {
     Token(SampledToken),
     /// The prompt token's logprobs.
     PromptLogprobs(PositionLogprobs),
+    /// The mean of the hidden states that count, `[hidden]`, with the last of them.
+    Pooled(Option<Vec<f32>>),
     /// This row's request cannot go on; others are not affected. The text says why.
     Fault(String),
     /// The same, by what the request itself asked for: its masks leave no token.
@@ -66,8 +79,8 @@ pub enum ExecutorError {
 
 /// Runs plans. The engine owns it and calls it from its own thread alone.
 pub trait Executor: Send {
-    /// A sequence enters: its sampling state is set up under `slot`, which is free.
-    fn admit(&mut self, slot: Slot, sampling: &SamplingParams, prompt: &[u32]);
+    /// A sequence enters: its state is set up under `slot`, which is free.
+    fn admit(&mut self, slot: Slot, task: &Task, prompt: &[u32]);
 
     /// A sequence leaves: its slot is free again.
     fn release(&mut self, slot: Slot);

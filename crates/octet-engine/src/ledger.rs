@@ -93,7 +93,7 @@ impl Ledger {
                 account.last_token = Some(now);
             }
             Event::Finished(_) | Event::Failed(_) => unreachable!("an end closes the account"),
-            Event::Started { .. } | Event::PromptLogprobs(_) => {}
+            Event::Started { .. } | Event::PromptLogprobs(_) | Event::Pooled(_) => {}
         }
         account.sink.deliver(event)
     }

@@ -53,8 +53,8 @@ pub use error::{ConfigError, SubmitError};
 pub use executor::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
 pub use handle::EngineHandle;
 pub use request::{
-    Delivery, Event, EventSink, Finish, FinishReason, Finished, GroupId, Request, RequestFault, RequestId,
-    RequestTiming,
+    Delivery, Event, EventSink, Finish, FinishReason, Finished, GroupId, Pooling, Request, RequestFault,
+    RequestId, RequestTiming, Task,
 };
 pub use stats::{EngineStats, ITERATION_TOKEN_BUCKETS, IterationTokens};
 pub use thread::{EngineExit, EngineThread, spawn};

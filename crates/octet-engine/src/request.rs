@@ -24,7 +24,66 @@ impl From<RequestId> for GroupId {
     }
 }
 
-/// One sequence to generate.
+/// What is asked of a prompt.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// The tokens that follow it; the logprobs of its own tokens too, if the sampling parameters ask for them.
+    Generate {
+        /// How to choose tokens, and when to stop.
+        sampling: Arc<SamplingParams>,
+        /// The most tokens to generate, at least one.
+        max_tokens: usize,
+    },
+    /// The logprobs of its own tokens, as `prompt_logprobs` says, and nothing else.
+    Score {
+        /// Sampling parameters with `prompt_logprobs`.
+        sampling: Arc<SamplingParams>,
+    },
+    /// One vector for all of it.
+    Embed(Pooling),
+}
+
+impl Task {
+    /// Sampling parameters, where logits are looked at.
+    #[must_use]
+    pub fn sampling(&self) -> Option<&SamplingParams> {
+        match self {
+            Self::Generate { sampling, .. } | Self::Score { sampling } => Some(sampling),
+            Self::Embed(_) => None,
+        }
+    }
+
+    /// The most tokens that are generated.
+    #[must_use]
+    pub fn max_tokens(&self) -> usize {
+        if let Self::Generate { max_tokens, .. } = self { *max_tokens } else { 0 }
+    }
+}
+
+/// Which final hidden states of a prompt make its vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pooling {
+    /// That of the last token, which has seen all others.
+    #[default]
+    Last,
+    /// The mean of all.
+    Mean,
+    /// That of the first token.
+    First,
+}
+
+impl Pooling {
+    /// Whether the hidden state of the token at `position` counts.
+    pub(crate) fn counts(self, position: usize, prompt_tokens: usize) -> bool {
+        match self {
+            Self::Last => position + 1 == prompt_tokens,
+            Self::Mean => true,
+            Self::First => position == 0,
+        }
+    }
+}
+
+/// One sequence, and what is asked of it.
 pub struct Request {
     /// Unique among requests in flight.
     pub id: RequestId,
@@ -33,10 +92,8 @@ pub struct Request {
     /// Prompt token ids, at least one, fewer than the longest sequence allowed. The sequences of one prompt share them:
     /// while a sequence waits, it holds no copy.
     pub prompt: Arc<[u32]>,
-    /// Sampling parameters.
-    pub sampling: Arc<SamplingParams>,
-    /// The most tokens to generate, at least one unless only prompt logprobs are wanted (then zero).
-    pub max_tokens: usize,
+    /// What is asked of it.
+    pub task: Task,
     /// Lower goes first under priority scheduling.
     pub priority: i32,
     /// Separates prefix caches of tenants: part of the first block's hash.
@@ -52,7 +109,7 @@ impl fmt::Debug for Request {
             .field("id", &self.id)
             .field("group", &self.group)
             .field("prompt_tokens", &self.prompt.len())
-            .field("max_tokens", &self.max_tokens)
+            .field("max_tokens", &self.task.max_tokens())
             .field("priority", &self.priority)
             .finish_non_exhaustive()
     }
@@ -83,6 +140,8 @@ pub enum Event {
     },
     /// Logprobs of all prompt tokens but the first, once the prompt is computed (only if asked for).
     PromptLogprobs(Vec<PositionLogprobs>),
+    /// The vector of the prompt, `[hidden]`.
+    Pooled(Vec<f32>),
     /// One more token.
     Token {
         /// The token.
@@ -131,6 +190,18 @@ pub enum FinishReason {
     Length,
     /// The client or the server gave it up.
     Abort,
+}
+
+impl FinishReason {
+    /// OpenAI's word for it; `abort` is vLLM's.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Abort => "abort",
+        }
+    }
 }
 
 /// Stages of a request on the engine's clock, for the latency metrics.

@@ -20,7 +20,7 @@ use crate::ledger::BlockTally;
 use crate::pace::Demand;
 use crate::prefix_cache::PrefixId;
 use crate::queue::{Rank, WaitingQueue};
-use crate::request::Request;
+use crate::request::{Pooling, Request, Task};
 use crate::sequence::{Arena, Sequence, SequenceKey, Tokens};
 
 /// What a call of [`Scheduler::schedule`] decided besides the plan.
@@ -116,7 +116,6 @@ impl Scheduler {
             id: request.id,
             group: self.groups.enter(request.group),
             rank,
-            max_tokens: request.max_tokens,
             cache_salt: request.cache_salt,
             prompt_tokens: request.prompt.len(),
             tokens: Tokens::Shared(request.prompt),
@@ -132,7 +131,7 @@ impl Scheduler {
             prompt_logprobs: Vec::new(),
             prompt_done: false,
             abandoned: false,
-            sampling: request.sampling,
+            task: request.task,
         });
         self.fresh.insert(rank, key);
         (key, request.sink)
@@ -495,8 +494,19 @@ impl Scheduler {
                     output(position, OutputRow::PromptLogprob { slot, target });
                 }
             }
-            if end == sequence.tokens.len() && sequence.max_tokens > 0 {
-                output(end - 1, OutputRow::Sample(slot));
+            match sequence.task {
+                Task::Generate { .. } if end == sequence.tokens.len() => {
+                    output(end - 1, OutputRow::Sample(slot));
+                }
+                Task::Embed(pooling) => {
+                    let counts = |position: &usize| pooling.counts(*position, sequence.prompt_tokens);
+                    for position in (start..end).filter(counts) {
+                        let is_first = position == 0 || pooling == Pooling::Last;
+                        let is_last = position + 1 == sequence.prompt_tokens || pooling == Pooling::First;
+                        output(position, OutputRow::Pool { slot, is_first, is_last });
+                    }
+                }
+                Task::Generate { .. } | Task::Score { .. } => {}
             }
         }
     }

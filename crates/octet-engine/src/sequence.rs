@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use octet_sample::{PositionLogprobs, SamplingParams};
+use octet_sample::PositionLogprobs;
 
 use crate::config::EngineConfig;
 use crate::executor::Slot;
@@ -10,7 +10,7 @@ use crate::groups::GroupKey;
 use crate::ledger::BlockTally;
 use crate::prefix_cache::{BlockHash, PrefixId};
 use crate::queue::Rank;
-use crate::request::{Finish, FinishReason, RequestId};
+use crate::request::{Finish, FinishReason, Pooling, RequestId, Task};
 
 /// Index of a sequence in the scheduler's arena, valid until the sequence is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,11 +76,9 @@ pub(crate) struct Sequence {
     /// Fixed at submission.
     pub(crate) group: GroupKey,
     /// Fixed at submission.
-    pub(crate) sampling: Arc<SamplingParams>,
+    pub(crate) task: Task,
     /// Fixed at submission.
     pub(crate) rank: Rank,
-    /// Fixed at submission.
-    pub(crate) max_tokens: usize,
     /// Fixed at submission; part of the first block's hash.
     pub(crate) cache_salt: Option<Arc<str>>,
     /// The prompt, then what was generated; grows when a token is booked.
@@ -117,13 +115,13 @@ pub(crate) struct Sequence {
 impl Sequence {
     /// The tokens that it can have, prompt and output together.
     fn longest(&self, config: &EngineConfig) -> usize {
-        config.longest_sequence().min(self.prompt_tokens.saturating_add(self.max_tokens))
+        config.longest_sequence().min(self.prompt_tokens.saturating_add(self.task.max_tokens()))
     }
 
     /// How it finishes with the token that it generated last, if it does: end of sequence and stop ids count once
     /// `min_tokens` are out, then the lengths.
     pub(crate) fn finish(&self, config: &EngineConfig) -> Option<Finish> {
-        let (sampling, token) = (&self.sampling, *self.tokens.last()?);
+        let (sampling, token) = (self.task.sampling()?, *self.tokens.last()?);
         if self.generated() >= sampling.min_tokens as usize {
             if sampling.eos_token_id == Some(token) {
                 return Some(Finish::by(FinishReason::Stop));
@@ -167,13 +165,18 @@ impl Sequence {
     /// Whether the prompt's logprobs are asked for and not all known: such a sequence computes those positions itself.
     pub(crate) fn lacks_prompt_logprobs(&self) -> bool {
         let known = self.prompt_logprobs.len();
-        !self.prompt_done && self.sampling.prompt_logprobs.is_some() && known + 1 < self.prompt_tokens
+        let asked = self.task.sampling().is_some_and(|sampling| sampling.prompt_logprobs.is_some());
+        !self.prompt_done && asked && known + 1 < self.prompt_tokens
     }
 
     /// The most tokens that may come from the prefix cache: not the last one, whose row gives the next token, and none
-    /// whose prompt logprobs are wanted.
+    /// whose prompt logprobs or hidden states are wanted.
     pub(crate) fn most_cached_tokens(&self) -> usize {
-        if self.lacks_prompt_logprobs() { self.prompt_logprobs.len() } else { self.tokens.len() - 1 }
+        match self.task {
+            Task::Embed(Pooling::Mean | Pooling::First) => 0,
+            _ if self.lacks_prompt_logprobs() => self.prompt_logprobs.len(),
+            _ => self.tokens.len() - 1,
+        }
     }
 }
 

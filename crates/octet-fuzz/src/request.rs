@@ -7,17 +7,18 @@ use std::thread;
 use std::time::Duration;
 
 use octet_cpu::{CpuBackend, CpuOptions, PoolOptions};
-use octet_engine::EngineConfig;
+use octet_engine::{EngineConfig, Pooling};
 use octet_model::{
     KvCacheChoice, LoadFormat, LoadOptions, LoadedModel, MaxModelLen, ModelSource, RunnerLimits, WeightType,
 };
-use octet_server::{ListenAddress, Model, ServerConfig, Service, bind};
+use octet_server::{EmbeddingModel, ListenAddress, Model, ServerConfig, Service, bind};
 use octet_text::{ChatTemplate, Tokenizer};
 
 use crate::folder::Folder;
 use crate::halves;
 
-const PATHS: [&str; 4] = ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"];
+const PATHS: [&str; 5] =
+    ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize", "/detokenize"];
 
 /// A model of one narrow layer: what is tried here is the way to it and back.
 const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 259,
@@ -91,6 +92,12 @@ fn start() -> SocketAddr {
         max_model_len: MAX_MODEL_LEN,
         vocabulary_size: VOCABULARY_SIZE,
         stop_token_ids: Vec::new(),
+        embedding: EmbeddingModel {
+            size: 4,
+            pooling: Pooling::Mean,
+            normalize: true,
+            matryoshka: Some(Vec::new()),
+        },
     };
     let config =
         ServerConfig { host: "127.0.0.1".to_owned(), port: 0, access_log: false, ..ServerConfig::default() };

@@ -137,4 +137,18 @@ impl<B: Backend> Decoder<B> {
             logits,
         )
     }
+
+    /// Computes the final hidden states of a part of the batch's output rows.
+    pub(crate) fn hidden(
+        &self,
+        backend: &mut B,
+        workspace: &mut Workspace<B>,
+        selection: Range<usize>,
+    ) -> Result<(), BackendError> {
+        let rows = selection.len();
+        let [residual, gathered] = workspace.tensors([Operand::Residual, Operand::Gathered]);
+        backend.gather_rows(selection, residual, gathered)?;
+        let [input, output] = workspace.tensors([Operand::Gathered, Operand::Hidden]);
+        backend.norm_gathered(rows, RmsNorm { input, norm: self.norm(&self.weights.final_norm), output })
+    }
 }

@@ -43,7 +43,8 @@ mod workspace;
 
 pub use checkpoint::hub::HubModel;
 pub use config::{
-    ConfigOverrides, GenerationConfig, GenerationKeys, ModelConfig, RopeConfig, RopeScaling, Yarn,
+    ConfigOverrides, GenerationConfig, GenerationKeys, ModelConfig, PoolingConfig, RopeConfig, RopeScaling,
+    Yarn,
 };
 pub use error::ModelError;
 pub use families::{HeadNorm, NormPlacement, NormWeights, Scales, Traits};

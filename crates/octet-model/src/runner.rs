@@ -1,13 +1,14 @@
 //! Runs plans: the decoder on a device, and sampling of its logits.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use octet_backend::{
     Backend, BackendError, Batch, BucketSet, KvCacheSpec, SampleRow, StepKey, TokenBucket, TunableBackend,
 };
-use octet_engine::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
-use octet_sample::{SampleError, SampledToken, Sampler, SamplingParams, SequenceState};
+use octet_engine::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan, Task};
+use octet_sample::{SampleError, SampledToken, Sampler, SequenceState};
 
 use crate::decoder::Decoder;
 use crate::layer::sites::Operand;
@@ -48,6 +49,8 @@ pub struct Runner<B: Backend> {
     cache: B::KvCache,
     workspace: Workspace<B>,
     sampling: Sampling,
+    /// Vectors that are being made.
+    pools: HashMap<Slot, Pool>,
     /// Rows of a step.
     max_batched_tokens: usize,
     /// Rows of logits computed together.
@@ -99,6 +102,7 @@ impl<B: Backend> Runner<B> {
             cache,
             workspace,
             sampling,
+            pools: HashMap::new(),
             max_batched_tokens: limits.max_batched_tokens,
             logit_rows,
             tuning: TuningState::default(),
@@ -122,20 +126,20 @@ impl<B: Backend> Runner<B> {
     /// Of the device.
     pub fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, BackendError> {
         let mut all = Vec::new();
-        let mut pieces = pieces(batch.output_rows.len(), self.logit_rows);
-        let mut piece = pieces.next().unwrap_or(0..0);
-        self.step(batch, piece.clone())?;
-        while !piece.is_empty() {
-            all.extend(self.backend.read_tensor(self.workspace.tensor(Operand::Logits), piece.len())?);
-            piece = pieces.next().unwrap_or(0..0);
-            if !piece.is_empty() {
+        let rows = batch.output_rows.len();
+        for start in (0..rows.max(1)).step_by(self.logit_rows) {
+            let piece = start..rows.min(start + self.logit_rows);
+            if start == 0 {
+                self.step(batch, piece.clone())?;
+            } else {
                 self.decoder.logits(&mut self.backend, &mut self.workspace, piece.clone())?;
             }
+            all.extend(self.backend.read_tensor(self.workspace.tensor(Operand::Logits), piece.len())?);
         }
         Ok(all)
     }
 
-    /// Computes a batch, and the logits of the first piece of its output rows in the same recorded step.
+    /// Computes a batch, and the logits of some of its output rows in the same recorded step.
     fn step(&mut self, batch: &Batch, piece: Range<usize>) -> Result<(), BackendError> {
         let Self { backend, decoder, rope, cache, workspace, tuning, .. } = self;
         tuning.met_by_layers.insert(TokenBucket::of(batch.rows()));
@@ -143,7 +147,7 @@ impl<B: Backend> Runner<B> {
             tuning.met_by_head.insert(TokenBucket::of(piece.len()));
         }
         backend.begin_step(batch)?;
-        backend.run_step(StepKey::of(batch), &mut |backend| {
+        backend.run_step(StepKey::of(batch, piece.len()), &mut |backend| {
             decoder.forward(backend, rope, cache, workspace)?;
             if piece.is_empty() { Ok(()) } else { decoder.logits(backend, workspace, piece.clone()) }
         })
@@ -204,16 +208,38 @@ impl<B: Backend> Runner<B> {
         if plan.batch.rows() == 0 {
             return Ok(());
         }
-        let mut pieces = pieces(plan.outputs.len(), self.logit_rows);
-        let first = pieces.next().unwrap_or(0..0);
+        let mut pieces = pieces(&plan.outputs, self.logit_rows).peekable();
+        let first = pieces.next_if(|piece| !is_pooled(&plan.outputs[piece.start])).unwrap_or(0..0);
         self.step(&plan.batch, first.clone())?;
         if !first.is_empty() {
             self.sample(&plan.outputs[first], output)?;
         }
         for piece in pieces {
-            self.tuning.met_by_head.insert(TokenBucket::of(piece.len()));
-            self.decoder.logits(&mut self.backend, &mut self.workspace, piece.clone())?;
-            self.sample(&plan.outputs[piece], output)?;
+            let rows = &plan.outputs[piece.clone()];
+            if is_pooled(&rows[0]) {
+                self.decoder.hidden(&mut self.backend, &mut self.workspace, piece)?;
+                self.pool(rows, output)?;
+            } else {
+                self.tuning.met_by_head.insert(TokenBucket::of(piece.len()));
+                self.decoder.logits(&mut self.backend, &mut self.workspace, piece)?;
+                self.sample(rows, output)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a piece's hidden states to the vectors that they count for.
+    fn pool(&mut self, rows: &[OutputRow], output: &mut StepOutput) -> Result<(), BackendError> {
+        let hidden = self.backend.read_tensor(self.workspace.tensor(Operand::Hidden), rows.len())?;
+        for (row, hidden) in rows.iter().zip(hidden.chunks_exact(hidden.len() / rows.len())) {
+            let OutputRow::Pool { slot, is_first, is_last } = *row else {
+                unreachable!("the pieces tell hidden states from logits")
+            };
+            let pool = self.pools.entry(slot).or_default();
+            if is_first {
+                *pool = Pool { sums: vec![0.0; hidden.len()], rows: 0 };
+            }
+            output.rows.push(pool.add(hidden, is_last));
         }
         Ok(())
     }
@@ -237,7 +263,8 @@ impl<B: TunableBackend> Runner<B> {
 }
 
 impl<B: Backend> Executor for Runner<B> {
-    fn admit(&mut self, slot: Slot, sampling: &SamplingParams, prompt: &[u32]) {
+    fn admit(&mut self, slot: Slot, task: &Task, prompt: &[u32]) {
+        let Some(sampling) = task.sampling() else { return };
         let slot = slot.0 as usize;
         // Preempted sequences keep their slots, so there may be more slots than sequences in a step.
         while self.sampling.sequences.len() <= slot {
@@ -247,6 +274,7 @@ impl<B: Backend> Executor for Runner<B> {
     }
 
     fn release(&mut self, slot: Slot) {
+        self.pools.remove(&slot);
         if let Some(sequence) = self.sampling.sequences.get(slot.0 as usize) {
             *lock(sequence) = None;
         }
@@ -290,7 +318,8 @@ impl Sampling {
 
     /// Turns one row into its outcome. A fault stays with the row.
     fn sample(&self, row: OutputRow, logits: &mut [f32]) -> RowOutcome {
-        let (OutputRow::Sample(slot) | OutputRow::PromptLogprob { slot, .. }) = row;
+        let (OutputRow::Sample(slot) | OutputRow::PromptLogprob { slot, .. } | OutputRow::Pool { slot, .. }) =
+            row;
         let mut sequence = self.sequence(slot);
         let Some(sequence) = sequence.as_mut() else {
             return RowOutcome::Fault(format!("slot {} was not admitted", slot.0));
@@ -301,6 +330,7 @@ impl Sampling {
             OutputRow::PromptLogprob { target, .. } => {
                 sampler.prompt_logprobs(sequence.params(), logits, target).map(RowOutcome::PromptLogprobs)
             }
+            OutputRow::Pool { .. } => unreachable!("the pieces tell hidden states from logits"),
         };
         outcome.unwrap_or_else(|error: SampleError| match error {
             SampleError::NothingLeft { .. } => RowOutcome::NothingLeft(error.to_string()),
@@ -319,9 +349,38 @@ impl Sampling {
     }
 }
 
-/// Output rows in pieces of at most `size`.
-fn pieces(rows: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..rows).step_by(size).map(move |start| start..rows.min(start + size))
+/// The hidden states that make a prompt's vector, summed in the order of its tokens: so chunks change no bit.
+#[derive(Default)]
+struct Pool {
+    sums: Vec<f64>,
+    rows: u32,
+}
+
+impl Pool {
+    fn add(&mut self, hidden: &[f32], is_last: bool) -> RowOutcome {
+        if let Some(column) = hidden.iter().position(|value| !value.is_finite()) {
+            let value = hidden[column];
+            return RowOutcome::Fault(format!("hidden state {column} of a token is {value}"));
+        }
+        self.rows += 1;
+        self.sums.iter_mut().zip(hidden).for_each(|(sum, &value)| *sum += f64::from(value));
+        let mean = |sum: &f64| (sum / f64::from(self.rows)) as f32;
+        RowOutcome::Pooled(is_last.then(|| self.sums.iter().map(mean).collect()))
+    }
+}
+
+fn is_pooled(row: &OutputRow) -> bool {
+    matches!(row, OutputRow::Pool { .. })
+}
+
+/// Output rows in pieces of at most `size`, each of rows of one kind.
+fn pieces(rows: &[OutputRow], size: usize) -> impl Iterator<Item = Range<usize>> {
+    let runs = rows.chunk_by(|before, after| is_pooled(before) == is_pooled(after));
+    let mut start = 0;
+    runs.flat_map(move |run| run.chunks(size)).map(move |piece| {
+        start += piece.len();
+        start - piece.len()..start
+    })
 }
 
 /// A panic while sampling a row leaves nothing half done that a later row would read.
@@ -331,6 +390,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use octet_sample::SamplingParams;
 
     use super::*;
 
@@ -377,8 +437,12 @@ mod tests {
 
     #[test]
     fn pieces_cover_all_rows() {
-        assert_eq!(pieces(7, 3).collect::<Vec<_>>(), [0..3, 3..6, 6..7]);
-        assert_eq!(pieces(0, 3).count(), 0);
+        let row = OutputRow::Sample(Slot(0));
+        let pooled = OutputRow::Pool { slot: Slot(1), is_first: true, is_last: true };
+        assert_eq!(pieces(&[row; 7], 3).collect::<Vec<_>>(), [0..3, 3..6, 6..7]);
+        assert_eq!(pieces(&[], 3).count(), 0);
+        let mixed = [row, pooled, pooled, pooled, row, row];
+        assert_eq!(pieces(&mixed, 2).collect::<Vec<_>>(), [0..1, 1..3, 3..4, 4..6]);
     }
 
     #[test]

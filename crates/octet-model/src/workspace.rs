@@ -12,6 +12,10 @@ pub(crate) struct Workspace<B: Backend> {
     tensors: Vec<B::Tensor>,
 }
 
+/// Tensors of output rows, which are computed in pieces.
+const OF_OUTPUT_ROWS: [Operand; 4] =
+    [Operand::Gathered, Operand::GatheredNormed, Operand::Logits, Operand::Hidden];
+
 /// The workspace's tensors for steps of at most `tokens` rows, of which `logit_rows` are looked at together.
 pub(crate) fn workspace_specs(config: &ModelConfig, tokens: usize, logit_rows: usize) -> Vec<TensorSpec> {
     let mut columns = [0; Operand::ALL.len()];
@@ -25,13 +29,9 @@ pub(crate) fn workspace_specs(config: &ModelConfig, tokens: usize, logit_rows: u
     // What no projection reads or writes is the residual, or rows of it.
     let columns = columns.map(|columns| if columns == 0 { config.hidden } else { columns });
     let spec = |(operand, columns)| {
-        let rows = if matches!(operand, Operand::Gathered | Operand::GatheredNormed | Operand::Logits) {
-            logit_rows
-        } else {
-            tokens
-        };
+        let rows = if OF_OUTPUT_ROWS.contains(&operand) { logit_rows } else { tokens };
         let role = match operand {
-            Operand::Residual | Operand::Gathered => TensorRole::Residual,
+            Operand::Residual | Operand::Gathered | Operand::Hidden => TensorRole::Residual,
             Operand::Logits => TensorRole::Logits,
             _ => TensorRole::Activation,
         };

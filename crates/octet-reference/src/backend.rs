@@ -315,6 +315,11 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
+    fn norm_gathered(&mut self, rows: usize, norm: RmsNorm<'_, Self>) -> Result<(), BackendError> {
+        Self::normalise(rows, norm);
+        Ok(())
+    }
+
     fn logits(
         &mut self,
         rows: usize,

@@ -190,7 +190,7 @@ pub(crate) fn log_request(app: &App, id: &str, plan: &GenerationPlan) {
             sampling.presence_penalty,
             sampling.frequency_penalty,
             sampling.repetition_penalty,
-            plan.priority,
+            plan.shared.priority,
         );
         if tracing::enabled!(target: "octet::requests", tracing::Level::DEBUG) {
             let most = app.config.max_logged_prompt.unwrap_or(usize::MAX);

@@ -1,119 +1,51 @@
-//! The two endpoints that generate: their common path from a request to an answer, and what their answers share.
+//! The way of every request that the engine works for, from its body to its answer.
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::Request;
-use axum::response::{IntoResponse, Response};
-use octet_sample::{LogprobCount, SampledToken};
-use serde::Serialize;
+use axum::response::Response;
 
-use crate::access::{self, TokenTally};
+use crate::access::TokenTally;
 use crate::connection::Nudge;
 use crate::error::ApiError;
-use crate::generation::{Generation, GenerationPlan, Output, TokenCounts};
-use crate::intake::{Task, prepare};
-use crate::logprobs::TokenNames;
-use crate::parameters::{Parameters, StreamUsage};
+use crate::intake::{Lease, Preparation, prepare};
 use crate::request_id::ClientId;
-use crate::sse::{self, ChunkWriter, Pace};
-use crate::state::{App, unix_seconds};
-use crate::usage::Usage;
+use crate::state::App;
 
-/// What the answer of an endpoint looks like, apart from what is generated; made of a request.
+/// An endpoint: made of a body, it owns what is asked of the engine and what becomes of it.
 pub(crate) trait Endpoint: Sized + Send + 'static {
     /// Decodes, checks and tokenises a body. May take long: runs off the threads that serve connections.
-    fn prepare(app: &App, task: &Task, client: &ClientId) -> Result<(GenerationPlan, Self), ApiError>;
+    fn prepare(app: &App, task: &Preparation, client: &ClientId) -> Result<Self, ApiError>;
 
-    /// What the endpoints share of it.
-    fn common(&self) -> &CommonShape;
+    /// Asks the engine and answers.
+    fn answer(
+        self,
+        app: Arc<App>,
+        passage: Passage,
+    ) -> impl Future<Output = Result<Response, ApiError>> + Send;
+}
 
-    /// The answer in one piece.
-    fn whole(&self, outputs: Vec<Output>, usage: Usage) -> impl Serialize;
-
-    /// The answer in chunks.
-    fn chunks(self) -> impl ChunkWriter;
+/// What accompanies a request on its way.
+pub(crate) struct Passage {
+    /// Stands for the memory that the request takes.
+    pub(crate) lease: Lease,
+    /// Where the line of the log finds how many tokens there were.
+    pub(crate) tally: TokenTally,
+    /// Asks for a sign of life.
+    pub(crate) nudge: Nudge,
 }
 
 /// Answers a request.
-pub(crate) async fn generate<E: Endpoint>(
+pub(crate) async fn answer<E: Endpoint>(
     State(app): State<Arc<App>>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let client = ClientId::from_headers(request.headers());
     let tally = request.extensions().get::<TokenTally>().cloned().unwrap_or_default();
     let nudge = request.extensions().get::<Nudge>().cloned().unwrap_or_default();
-    let work = move |app: &App, task: &Task| E::prepare(app, task, &client);
-    let ((plan, shape), lease) = prepare(&app, request, work).await?;
-    if app.config.request_log {
-        access::log_request(&app, &shape.common().id, &plan);
-    }
-    let mut generation = Generation::start(&app, plan, lease)?.told_to(tally);
-    if shape.common().stream.is_some() {
-        return Ok(sse::stream(generation, shape.chunks(), Pace::new(&app, nudge)));
-    }
-    let outputs = generation.gather().await?;
-    let usage = shape.common().usage(generation.usage());
-    Ok(Json(shape.whole(outputs, usage)).into_response())
-}
-
-/// What the answers of both endpoints have in common.
-pub(crate) struct CommonShape {
-    pub(crate) id: String,
-    pub(crate) created: u64,
-    pub(crate) model: String,
-    pub(crate) n: usize,
-    pub(crate) names: TokenNames,
-    pub(crate) logprobs: Option<LogprobCount>,
-    pub(crate) show_prompt_logprobs: bool,
-    pub(crate) return_token_ids: bool,
-    /// Present if the answer is streamed.
-    stream: Option<StreamUsage>,
-    prompt_tokens_details: bool,
-}
-
-impl CommonShape {
-    /// The shape of an answer whose id begins with `prefix`.
-    pub(crate) fn new(
-        app: &App,
-        client: &ClientId,
-        prefix: &str,
-        parameters: &Parameters,
-        logprobs: Option<LogprobCount>,
-    ) -> Self {
-        Self {
-            id: client.response_id(prefix, parameters.request_id.as_deref()),
-            created: unix_seconds(),
-            model: app.model.name().to_owned(),
-            n: parameters.n,
-            names: TokenNames::new(Arc::clone(&app.model.tokenizer), parameters.tokens_as_token_ids),
-            logprobs,
-            show_prompt_logprobs: parameters.sampling.prompt_logprobs.is_some(),
-            return_token_ids: parameters.return_token_ids,
-            stream: parameters.stream,
-            prompt_tokens_details: app.config.responses.prompt_tokens_details,
-        }
-    }
-
-    /// Ids of generated tokens, if they were asked for.
-    pub(crate) fn token_ids(&self, tokens: &[SampledToken]) -> Option<Vec<u32>> {
-        self.return_token_ids.then(|| tokens.iter().map(|token| token.token).collect())
-    }
-
-    /// Usage of one sequence so far, for each of its chunks, if it was asked for.
-    pub(crate) fn usage_so_far(&self, generation: &Generation, sequence: usize) -> Option<Usage> {
-        let asked = self.stream.is_some_and(|usage| usage.continuous);
-        asked.then(|| self.usage(generation.sequence_usage(sequence)))
-    }
-
-    /// Usage of the whole request, for a stream's last chunk, if it was asked for.
-    pub(crate) fn usage_at_end(&self, generation: &Generation) -> Option<Usage> {
-        self.stream.is_some_and(|usage| usage.at_end).then(|| self.usage(generation.usage()))
-    }
-
-    fn usage(&self, counts: TokenCounts) -> Usage {
-        Usage::new(counts, self.prompt_tokens_details)
-    }
+    let work = move |app: &App, task: &Preparation| E::prepare(app, task, &client);
+    let (endpoint, lease) = prepare(&app, request, work).await?;
+    endpoint.answer(app, Passage { lease, tally, nudge }).await
 }

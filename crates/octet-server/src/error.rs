@@ -82,6 +82,12 @@ pub(crate) enum ApiError {
          which is more than so many tokens can hold. Please shorten the prompt."
     )]
     PromptTextTooLong { max_model_len: usize, bytes: usize },
+    /// No room for a prompt that is not to be continued.
+    #[error(
+        "This model's maximum context length is {max_model_len} tokens. However, your input has {prompt_tokens} \
+         tokens. Please shorten it, or let truncate_prompt_tokens cut it (-1: to what fits)."
+    )]
+    InputTooLong { max_model_len: usize, prompt_tokens: usize },
     /// Prompt and requested output together do not fit.
     #[error(
         "This model's maximum context length is {max_model_len} tokens. However, you requested {requested} output \
@@ -177,7 +183,9 @@ impl ApiError {
             | Self::OutOfRange { field, .. }
             | Self::Unsupported { field, .. } => ErrorResponse::bad_request().about(field),
             Self::PromptTextTooLong { .. } => ErrorResponse::bad_request().about("input_text"),
-            Self::PromptTooLong { .. } | Self::Submit(SubmitError::DoesNotFit { .. }) => {
+            Self::PromptTooLong { .. }
+            | Self::InputTooLong { .. }
+            | Self::Submit(SubmitError::DoesNotFit { .. }) => {
                 ErrorResponse::bad_request().about("input_tokens")
             }
             Self::OutputTooLong { .. } => ErrorResponse::bad_request().about("max_tokens"),
@@ -186,6 +194,7 @@ impl ApiError {
             }
             Self::Text(error) if error.is_request_error() => ErrorResponse::bad_request(),
             Self::Submit(SubmitError::EmptyPrompt) => ErrorResponse::bad_request().about("prompt"),
+            Self::Submit(SubmitError::AsksForNothing) => ErrorResponse::bad_request().about("max_tokens"),
             Self::Fault(RequestFault::DoesNotFit { .. }) => {
                 ErrorResponse::bad_request().about("input_tokens")
             }

@@ -4,12 +4,12 @@
 //! a [`Model`] and an engine, and hands all of it as a [`Service`] to [`run`] or [`serve`], which return when the
 //! server has ended.
 //!
-//! The life of a request: `routes` shows every path on one screen, `endpoint` the way through those that generate. Each
+//! The life of a request: `routes` shows every path on one screen, `endpoint` the way through those that the engine works for. Each
 //! of them is a folder: its fields as they travel (`types`), checked once (`validate`), turned into a plan for the
 //! engine (`convert`, which tokenises, off the threads that serve connections), and answered (`response`). `intake`
 //! bounds what that costs, and sees to it that clients take turns. The fields
-//! that completions and chat share are in `parameters`. `generation` runs a plan: one engine request for each sequence, whose events come through a channel;
-//! the engine's thread only pushes. Events become text and are gathered, or streamed by `sse`. When the client goes
+//! that completions and chat share are in `parameters`. `submission` hands the engine a request for each
+//! sequence, whose events come through a channel; the engine's thread only pushes. `generation` runs a plan by it. Events become text and are gathered, or streamed by `sse`. When the client goes
 //! away the generation is dropped and gives its sequences up.
 //!
 //! `connection` accepts and bounds connections in number and time, `access` writes the line of the log that a request
@@ -23,6 +23,7 @@ mod completions;
 mod config;
 mod connection;
 mod cors;
+mod embeddings;
 mod endpoint;
 mod error;
 mod generation;
@@ -36,11 +37,13 @@ mod model;
 mod models;
 mod outline;
 mod parameters;
+mod prompts;
 mod request_id;
 mod routes;
 mod serve;
 mod sse;
 mod state;
+mod submission;
 mod tokenize;
 mod usage;
 
@@ -48,7 +51,7 @@ pub use config::{ApiKeyList, CorsConfig, GenerationDefaults, Limits, ResponseCon
 pub use connection::ConnectionLimits;
 pub use error::ServerError;
 pub use listen::{BoundSocket, ListenAddress, bind};
-pub use model::Model;
+pub use model::{EmbeddingModel, Model};
 pub use serve::{Service, run, serve};
 
 /// The version that `/version` says.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use octet_engine::Pooling;
 use octet_text::{ChatTemplate, Tokenizer};
 
 /// The served model: its text side, its limits and its names. Built by the program before [`crate::serve`].
@@ -24,6 +25,21 @@ pub struct Model {
     pub eos_token_id: Option<u32>,
     /// Further ids that end a sequence, from generation_config.json.
     pub stop_token_ids: Vec<u32>,
+    /// How prompts become vectors.
+    pub embedding: EmbeddingModel,
+}
+
+/// How the model's hidden states become the vector of a text.
+#[derive(Clone, Debug)]
+pub struct EmbeddingModel {
+    /// Elements of a vector.
+    pub size: usize,
+    /// Which hidden states count.
+    pub pooling: Pooling,
+    /// Vectors have length 1, unless a request asks otherwise.
+    pub normalize: bool,
+    /// Whether the beginning of a vector is one too (Matryoshka), and which lengths are allowed: none named, all.
+    pub matryoshka: Option<Vec<usize>>,
 }
 
 impl Model {

@@ -14,8 +14,10 @@ use crate::access::observe;
 use crate::auth::require_key;
 use crate::chat::ChatShape;
 use crate::completions::CompletionShape;
-use crate::endpoint::generate;
+use crate::embeddings::Embeddings;
+use crate::endpoint::answer;
 use crate::error::ServerError;
+use crate::generation::Generating;
 use crate::health::{health, index, load, no_route, version, wrong_method};
 use crate::metrics::metrics;
 use crate::models::{model, models};
@@ -30,8 +32,9 @@ pub(crate) fn router(app: Arc<App>) -> Result<Router, ServerError> {
     let prefix = app.config.root_path.trim_end_matches('/').to_owned();
     let router = Router::new()
         .route("/", get(index))
-        .route("/v1/completions", post(generate::<CompletionShape>))
-        .route("/v1/chat/completions", post(generate::<ChatShape>))
+        .route("/v1/completions", post(answer::<Generating<CompletionShape>>))
+        .route("/v1/chat/completions", post(answer::<Generating<ChatShape>>))
+        .route("/v1/embeddings", post(answer::<Embeddings>))
         .route("/v1/models", get(models))
         .route("/v1/models/{*name}", get(model))
         .route("/tokenize", post(tokenize))

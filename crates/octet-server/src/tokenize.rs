@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chat::{Conversation, ConversationFields};
 use crate::error::ApiError;
-use crate::intake::{Task, prepare};
+use crate::intake::{Preparation, prepare};
 use crate::json::{Flag, Integer, decode};
 use crate::state::App;
 
@@ -54,7 +54,7 @@ pub(crate) async fn tokenize(
     prepare(&app, request, tokenize_body).await.map(|(response, _)| Json(response))
 }
 
-fn tokenize_body(app: &App, task: &Task) -> Result<TokenizeResponse, ApiError> {
+fn tokenize_body(app: &App, task: &Preparation) -> Result<TokenizeResponse, ApiError> {
     let fields: TokenizeFields = decode(task.body())?;
     let conversation: ConversationFields = decode(task.body())?;
     app.check_model(fields.model.as_deref())?;
@@ -84,7 +84,7 @@ pub(crate) async fn detokenize(
     prepare(&app, request, detokenize_body).await.map(|(response, _)| Json(response))
 }
 
-fn detokenize_body(app: &App, task: &Task) -> Result<DetokenizeResponse, ApiError> {
+fn detokenize_body(app: &App, task: &Preparation) -> Result<DetokenizeResponse, ApiError> {
     let fields: DetokenizeFields = decode(task.body())?;
     app.check_model(fields.model.as_deref())?;
     let tokens = fields

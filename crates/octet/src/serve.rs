@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use octet_engine::Executor;
-use octet_model::{GenerationConfig, GenerationKeys, ModelConfig, RequestBudget};
+use octet_model::{GenerationConfig, GenerationKeys, ModelConfig, PoolingConfig, RequestBudget};
 use octet_sample::LogprobsMode;
 use octet_server::{
-    ApiKeyList, BoundSocket, CorsConfig, GenerationDefaults, Limits, Model, ResponseConfig, ServerConfig,
-    Service,
+    ApiKeyList, BoundSocket, CorsConfig, EmbeddingModel, GenerationDefaults, Limits, Model, ResponseConfig,
+    ServerConfig, Service,
 };
 use octet_text::{ChatTemplate, ContentFormat, Tokenizer};
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use crate::cli::serve::{self as typed, ServeArgs};
 use crate::device::{self, Chosen};
@@ -76,7 +76,8 @@ pub(crate) fn prepare(arguments: &ServeArgs, api_keys: Vec<String>) -> Result<(S
         prefix_caching: !arguments.engine.no_enable_prefix_caching,
         requests: request_budget(arguments)?,
     };
-    let text = TextSide { tokenizer, templates, generation };
+    let pooling = pooling_config(arguments, resolved.folder.as_deref())?;
+    let text = TextSide { tokenizer, templates, generation, pooling };
     let service = match device::choose(arguments.engine.device)? {
         Chosen::Cpu => {
             let mut ready = start::load(&source, resolved, &arguments.engine, purpose)?;
@@ -139,6 +140,7 @@ struct TextSide {
     tokenizer: Arc<Tokenizer>,
     templates: Templates,
     generation: GenerationConfig,
+    pooling: PoolingConfig,
 }
 
 /// With less, not even a long prompt could be prepared.
@@ -223,13 +225,22 @@ fn generation_config(arguments: &ServeArgs, folder: Option<&Path>) -> Result<Gen
             (Some(path), GenerationKeys::All)
         }
     };
-    let typed = match arguments.override_generation_config.as_deref().map(str::trim) {
-        None | Some("") => Map::new(),
-        Some(text) => {
-            serde_json::from_str(text).context("--override-generation-config: expected a JSON object")?
-        }
-    };
+    let typed = object("--override-generation-config", arguments.override_generation_config.as_deref())?;
     Ok(GenerationConfig::read(path.as_deref(), keys, &typed)?)
+}
+
+/// How prompts become vectors: what `--pooler-config` says before the model's own files.
+fn pooling_config(arguments: &ServeArgs, folder: Option<&Path>) -> Result<PoolingConfig> {
+    let typed = object("--pooler-config", arguments.pooler_config.as_deref())?;
+    Ok(PoolingConfig::read(folder, &typed)?)
+}
+
+/// A JSON object that a flag was given; none is an empty one.
+fn object(flag: &str, text: Option<&str>) -> Result<Map<String, Value>> {
+    match text.map(str::trim) {
+        None | Some("") => Ok(Map::new()),
+        Some(text) => serde_json::from_str(text).with_context(|| format!("{flag}: expected a JSON object")),
+    }
 }
 
 fn generation_defaults(config: &GenerationConfig) -> GenerationDefaults {
@@ -277,6 +288,12 @@ fn served_model<R>(arguments: &ServeArgs, source: &Source, ready: &Ready<R>, tex
         vocabulary_size: ready.config.vocabulary,
         eos_token_id,
         stop_token_ids,
+        embedding: EmbeddingModel {
+            size: ready.config.hidden,
+            pooling: text.pooling.pooling,
+            normalize: text.pooling.normalize,
+            matryoshka: ready.config.matryoshka.clone(),
+        },
     }
 }
 

@@ -204,6 +204,27 @@ class Checks:
             expect((entry.token, entry.logprob) == (likeliest.token, likeliest.logprob), f"{entry}")
             expect(isinstance(entry.bytes, list), f"{entry}")
 
+    # Vectors
+
+    def embed(self, text, **more):
+        return self.client.embeddings.create(model=self.model, input=text, **more)
+
+    def check_embeddings(self):
+        # The package asks for base64 unless told otherwise, and decodes it.
+        texts = ["A cat sat.", "A dog ran.", "A cat sat."]
+        answer = self.embed(texts)
+        first, second, third = (entry.embedding for entry in answer.data)
+        expect([entry.index for entry in answer.data] == [0, 1, 2], f"{answer.data}")
+        expect(abs(sum(number * number for number in first) - 1) < 1e-4, "a vector has length 1")
+        expect(first == third and first != second, "the same text, the same vector")
+        expect(answer.usage.prompt_tokens == answer.usage.total_tokens > 0, f"{answer.usage}")
+        numbers = self.embed(texts[0], encoding_format="float").data[0].embedding
+        expect(len(numbers) == len(first), f"{len(numbers)} numbers instead of {len(first)}")
+        expect(all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(numbers, first)), "base64 holds the same numbers")
+        ids = self.embed([[3, 4, 5], [6]]).data
+        expect(len(ids) == 2, f"{len(ids)} vectors for two lists of ids")
+        expect_error(openai.BadRequestError, 400, lambda: self.embed(""), "input")
+
     # Errors
 
     def check_errors(self):

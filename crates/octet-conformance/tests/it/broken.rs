@@ -283,6 +283,11 @@ impl Backend for Broken {
         self.inner.gather_rows(selection, input, output)
     }
 
+    fn norm_gathered(&mut self, rows: usize, norm: RmsNorm<'_, Self>) -> Result<(), BackendError> {
+        let norm = self.norm(norm);
+        self.inner.norm_gathered(rows, norm)
+    }
+
     fn logits(
         &mut self,
         rows: usize,

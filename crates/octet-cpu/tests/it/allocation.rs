@@ -130,7 +130,7 @@ impl Decoder {
             attended,
             logits,
         } = self;
-        backend.run_step(StepKey::of(batch), &mut |backend| {
+        backend.run_step(StepKey::of(batch, batch.output_rows.len()), &mut |backend| {
             backend.embed(table, 2.0, hidden)?;
             let operands =
                 RmsNorm { input: &*hidden, norm: Norm { weight: norm, epsilon: 1e-5 }, output: &mut *normed };

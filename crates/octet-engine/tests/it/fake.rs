@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use octet_engine::{
     Delivery, Engine, EngineConfig, Event, EventSink, Executor, ExecutorError, Finish, FinishReason, GroupId,
-    OutputRow, Request, RequestId, RowOutcome, Slot, StepOutput, StepPlan,
+    OutputRow, Pooling, Request, RequestId, RowOutcome, Slot, StepOutput, StepPlan, Task,
 };
 use octet_sample::{LogprobCount, PositionLogprobs, SampledToken, SamplingParams, TokenLogprob};
 
@@ -38,12 +38,19 @@ fn logprobs(prefix: u64, target: u32) -> PositionLogprobs {
     PositionLogprobs { chosen: TokenLogprob { token: target, logprob, rank: 1 }, top: Vec::new() }
 }
 
+/// What stands for the hidden state after a prefix.
+fn hidden(prefix: u64) -> f32 {
+    (prefix % 65_536) as f32
+}
+
 struct SlotState {
     sampling: SamplingParams,
     tokens: Vec<u32>,
     prompt_tokens: usize,
     /// Prompt logprobs given so far.
     prompt_logprobs: usize,
+    /// Hidden states that count so far, a number each.
+    pooled: Vec<f32>,
 }
 
 pub(crate) struct Fake {
@@ -160,6 +167,14 @@ impl Fake {
                 state.prompt_logprobs += 1;
                 RowOutcome::PromptLogprobs(logprobs(hash, target))
             }
+            OutputRow::Pool { slot, is_first, is_last } => {
+                let state = self.slots.get_mut(&slot).unwrap();
+                if is_first {
+                    state.pooled.clear();
+                }
+                state.pooled.push(hidden(hash));
+                RowOutcome::Pooled(is_last.then(|| state.pooled.clone()))
+            }
             OutputRow::Sample(slot) => {
                 let state = self.slots.get_mut(&slot).unwrap();
                 assert_eq!(position + 1, state.tokens.len(), "the last known token's row is sampled");
@@ -185,12 +200,13 @@ impl Executor for Fake {
         Ok(left > 0)
     }
 
-    fn admit(&mut self, slot: Slot, sampling: &SamplingParams, prompt: &[u32]) {
+    fn admit(&mut self, slot: Slot, task: &Task, prompt: &[u32]) {
         let state = SlotState {
-            sampling: sampling.clone(),
+            sampling: task.sampling().cloned().unwrap_or_default(),
             tokens: prompt.to_vec(),
             prompt_tokens: prompt.len(),
             prompt_logprobs: 0,
+            pooled: Vec::new(),
         };
         assert!(self.slots.insert(slot, state).is_none(), "the slot was free");
     }
@@ -219,7 +235,9 @@ impl Executor for Fake {
             let row = *row as usize;
             let owner = plan.batch.sequences.partition_point(|sequence| sequence.first_row <= row) - 1;
             let sequence = &plan.batch.sequences[owner];
-            let (OutputRow::Sample(slot) | OutputRow::PromptLogprob { slot, .. }) = *wanted;
+            let (OutputRow::Sample(slot)
+            | OutputRow::PromptLogprob { slot, .. }
+            | OutputRow::Pool { slot, .. }) = *wanted;
             let position = sequence.computed + row - sequence.first_row;
             self.check_context(slot, plan.batch.block_table(sequence), position);
             let answer = self.answer(*wanted, position, hashes[row]);
@@ -234,6 +252,7 @@ impl Executor for Fake {
 pub(crate) struct Expected {
     pub(crate) tokens: Vec<u32>,
     pub(crate) prompt_logprobs: Option<Vec<PositionLogprobs>>,
+    pub(crate) pooled: Option<Vec<f32>>,
     /// `None` when the request faults.
     pub(crate) end: Option<(FinishReason, Option<u32>)>,
 }
@@ -268,7 +287,25 @@ pub(crate) fn run_alone(
     let prompt_logprobs = sampling.prompt_logprobs.map(|_| {
         (1..prompt.len()).map(|index| logprobs(prefix_hash(&prompt[..index]), prompt[index])).collect()
     });
-    Expected { tokens: tokens.split_off(prompt.len()), prompt_logprobs, end }
+    Expected { tokens: tokens.split_off(prompt.len()), prompt_logprobs, pooled: None, end }
+}
+
+/// What a request for a vector should give.
+pub(crate) fn embed_alone(prompt: &[u32], pooling: Pooling) -> Expected {
+    let counted = match pooling {
+        Pooling::Last => prompt.len()..=prompt.len(),
+        Pooling::Mean => 1..=prompt.len(),
+        Pooling::First => 1..=1,
+    };
+    let pooled = counted.map(|length| hidden(prefix_hash(&prompt[..length]))).collect();
+    let end = Some((FinishReason::Stop, None));
+    Expected { tokens: Vec::new(), prompt_logprobs: None, pooled: Some(pooled), end }
+}
+
+/// Generates; no tokens are asked for where logprobs are all that is wanted.
+pub(crate) fn task(sampling: SamplingParams, max_tokens: usize) -> Task {
+    let sampling = Arc::new(sampling);
+    if max_tokens == 0 { Task::Score { sampling } } else { Task::Generate { sampling, max_tokens } }
 }
 
 /// Neutral, without any stop.
@@ -336,6 +373,13 @@ impl Record {
             _ => None,
         })
     }
+
+    pub(crate) fn pooled(&self) -> Option<Vec<f32>> {
+        self.events().iter().find_map(|event| match event {
+            Event::Pooled(vector) => Some(vector.clone()),
+            _ => None,
+        })
+    }
 }
 
 struct Sink {
@@ -368,8 +412,7 @@ pub(crate) fn impatient_request(
         id: RequestId(id),
         group: GroupId(id),
         prompt: prompt.into(),
-        sampling: Arc::new(sampling(id)),
-        max_tokens,
+        task: task(sampling(id), max_tokens),
         priority: 0,
         cache_salt: None,
         sink: Box::new(Sink { record: record.clone(), patience }),

@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use octet_engine::{
-    Engine, EngineConfig, Event, FinishReason, Finished, GroupId, RequestFault, RequestId, SchedulingPolicy,
-    StepPlan,
+    Engine, EngineConfig, Event, FinishReason, Finished, GroupId, Pooling, RequestFault, RequestId,
+    SchedulingPolicy, StepPlan, Task,
 };
 use octet_sample::{LogprobCount, SamplingParams};
 use proptest::prelude::*;
 
 use crate::fake::{
-    Expected, FAULTY, Fake, Record, VOCABULARY, drain, engine, impatient_request, run_alone, sampling,
+    Expected, FAULTY, Fake, Record, VOCABULARY, drain, embed_alone, engine, impatient_request, run_alone,
+    sampling, task,
 };
 
 /// A row's time on the fake's clock.
@@ -23,6 +24,8 @@ struct Plan {
     prompt: Vec<u32>,
     sampling: SamplingParams,
     max_tokens: usize,
+    /// Asks for a vector instead.
+    pooling: Option<Pooling>,
     priority: i32,
     salt: Option<String>,
     patience: usize,
@@ -92,11 +95,14 @@ fn plan() -> impl Strategy<Value = Plan> {
     let salt = prop::option::weighted(0.2, prop::sample::select(vec!["red".to_owned(), "blue".to_owned()]));
     let patience = prop_oneof![9 => Just(usize::MAX), 1 => 0..6_usize];
     let group = prop::option::of(1000..1002_u64);
-    (prompt(), sampling_params(), 1..30_usize, -2..3_i32, salt, patience, group).prop_map(
-        |(prompt, sampling, max_tokens, priority, salt, patience, group)| {
+    let poolings = prop::sample::select(vec![Pooling::Last, Pooling::Mean, Pooling::First]);
+    let task = (1..30_usize, prop::option::weighted(0.2, poolings));
+    (prompt(), sampling_params(), task, -2..3_i32, salt, patience, group).prop_map(
+        |(prompt, sampling, (max_tokens, pooling), priority, salt, patience, group)| {
             let only_logprobs = sampling.prompt_logprobs.is_some() && max_tokens % 4 == 0;
             let max_tokens = if only_logprobs { 0 } else { max_tokens };
-            Plan { prompt, sampling, max_tokens, priority, salt, patience, group }
+            let max_tokens = if pooling.is_some() { 0 } else { max_tokens };
+            Plan { prompt, sampling, max_tokens, pooling, priority, salt, patience, group }
         },
     )
 }
@@ -168,7 +174,10 @@ fn play(config: &EngineConfig, actions: &[Action], pacing: Pacing<'_>) -> (Engin
                 let id = taken.len() as u64;
                 let (mut request, record) =
                     impatient_request(id, &plan.prompt, plan.max_tokens, plan.patience);
-                request.sampling = plan.sampling.clone().into();
+                request.task = match plan.pooling {
+                    Some(pooling) => Task::Embed(pooling),
+                    None => task(plan.sampling.clone(), plan.max_tokens),
+                };
                 request.priority = plan.priority;
                 request.group = plan.group.map_or(request.group, GroupId);
                 request.cache_salt = plan.salt.as_deref().map(Into::into);
@@ -176,7 +185,10 @@ fn play(config: &EngineConfig, actions: &[Action], pacing: Pacing<'_>) -> (Engin
                 let fits = plan.prompt.len() + plan.max_tokens.min(1) <= longest;
                 assert_eq!(engine.submit(request, Duration::ZERO).is_ok(), fits);
                 if fits {
-                    let expected = run_alone(&plan.prompt, &plan.sampling, plan.max_tokens, longest);
+                    let expected = match plan.pooling {
+                        Some(pooling) => embed_alone(&plan.prompt, pooling),
+                        None => run_alone(&plan.prompt, &plan.sampling, plan.max_tokens, longest),
+                    };
                     taken.push(Taken { record, expected, patience: plan.patience, aborted: false });
                 }
             }
@@ -207,6 +219,7 @@ fn check(taken: &Taken) {
             assert!(last.is_none_or(|last| last == Some(finish)), "the last token says {last:?}: {finish:?}");
             assert!(finishes.iter().all(Option::is_none), "only the last token says the end: {finishes:?}");
             assert_eq!(record.prompt_logprobs(), expected.prompt_logprobs);
+            assert_eq!(record.pooled(), expected.pooled);
         }
         Event::Failed(RequestFault::Output(_)) => {
             assert_eq!(expected.end, None, "a request failed that should not");
@@ -279,7 +292,7 @@ fn a_soak_of_four_thousand_requests() {
         let max_tokens = 1 + below(20);
         let (mut request, record) = impatient_request(id, &prompt, max_tokens, usize::MAX);
         request.priority = i32::try_from(below(3)).unwrap();
-        let expected = run_alone(&prompt, &request.sampling, max_tokens, config.longest_sequence());
+        let expected = run_alone(&prompt, &sampling(id), max_tokens, config.longest_sequence());
         engine.submit(request, Duration::ZERO).unwrap();
         records.push(Taken { record, expected, patience: usize::MAX, aborted: id % 50 == 0 });
         if id % 50 == 0 {

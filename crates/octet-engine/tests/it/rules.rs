@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use octet_engine::{
-    Engine, EngineConfig, Event, FinishReason, GroupId, OutputRow, RequestFault, RequestId, RequestTiming,
-    SchedulingPolicy, SubmitError,
+    Engine, EngineConfig, Event, FinishReason, GroupId, OutputRow, Pooling, RequestFault, RequestId,
+    RequestTiming, SchedulingPolicy, SubmitError, Task,
 };
 use octet_sample::SamplingParams;
 
 use crate::fake::{
-    Expected, FAULTY, Fake, Record, drain, engine, impatient_request, request, run_alone, sampling,
-    with_prompt_logprobs,
+    Expected, FAULTY, Fake, Record, drain, embed_alone, engine, impatient_request, request, run_alone,
+    sampling, task, with_prompt_logprobs,
 };
 
 /// Twenty usable blocks of four tokens; nothing in the way.
@@ -27,7 +27,7 @@ fn submit(engine: &mut Engine<Fake>, id: u64, prompt: &[u32], max_tokens: usize)
 
 fn submit_with(engine: &mut Engine<Fake>, id: u64, prompt: &[u32], sampling: SamplingParams) -> Record {
     let (mut request, record) = request(id, prompt, 8);
-    request.sampling = sampling.into();
+    request.task = task(sampling, 8);
     engine.submit(request, Duration::ZERO).unwrap();
     record
 }
@@ -542,7 +542,7 @@ fn a_request_for_prompt_logprobs_alone_samples_nothing() {
     let mut engine = engine(&roomy());
     for (id, length) in [(0, 13), (1, 1)] {
         let (mut request, record) = request(id, &numbers(length), 0);
-        request.sampling = with_prompt_logprobs(0).into();
+        request.task = task(with_prompt_logprobs(0), 0);
         engine.submit(request, Duration::ZERO).unwrap();
         drain(&mut engine, 2);
         assert_eq!(record.prompt_logprobs().map(|logprobs| logprobs.len() + 1), Some(length as usize));
@@ -550,6 +550,38 @@ fn a_request_for_prompt_logprobs_alone_samples_nothing() {
         assert_eq!(record.finish(), Some((FinishReason::Length, None)));
     }
     assert_eq!(engine.stats().generation_tokens, 0);
+}
+
+#[test]
+fn a_prompt_becomes_a_vector_whatever_its_chunks_and_what_is_cached() {
+    let config = EngineConfig { max_num_batched_tokens: 5, ..roomy() };
+    for pooling in [Pooling::Last, Pooling::Mean, Pooling::First] {
+        let mut engine = engine(&config);
+        // The second finds the blocks of the first.
+        for id in 0..2 {
+            let (mut request, record) = request(id, &numbers(13), 1);
+            request.task = Task::Embed(pooling);
+            engine.submit(request, Duration::ZERO).unwrap();
+            drain(&mut engine, 4);
+            assert_eq!(record.pooled(), embed_alone(&numbers(13), pooling).pooled);
+            assert_eq!((record.tokens(), record.finish()), (vec![], Some((FinishReason::Stop, None))));
+            let cached = if id == 1 && pooling == Pooling::Last { 12 } else { 0 };
+            assert_eq!(record.cached_tokens(), Some(cached));
+        }
+        assert_eq!(engine.stats().generation_tokens, 0);
+    }
+}
+
+#[test]
+fn a_request_that_asks_for_nothing_is_refused() {
+    let mut engine = engine(&roomy());
+    let nothing = Task::Generate { sampling: sampling(0).into(), max_tokens: 0 };
+    for task in [nothing, task(sampling(0), 0)] {
+        let (mut request, _) = request(0, &numbers(3), 1);
+        request.task = task;
+        let refused = engine.submit(request, Duration::ZERO).unwrap_err();
+        assert_eq!(refused.reason, SubmitError::AsksForNothing);
+    }
 }
 
 #[test]
@@ -594,7 +626,11 @@ fn a_sequence_alone_runs_until_the_cache_is_full_and_ends_with_length() {
 fn what_cannot_run_even_alone_is_refused() {
     let mut engine = engine(&EngineConfig::new(4, 4, 100));
     let mut reason = |id: u64, length: u32, max_tokens: usize| {
-        let refused = engine.submit(request(id, &numbers(length), max_tokens).0, Duration::ZERO);
+        let (mut request, _) = request(id, &numbers(length), max_tokens);
+        if max_tokens == 0 {
+            request.task = task(with_prompt_logprobs(0), 0);
+        }
+        let refused = engine.submit(request, Duration::ZERO);
         refused.err().map(|refused| refused.reason)
     };
     assert_eq!(reason(0, 0, 1), Some(SubmitError::EmptyPrompt));

@@ -679,6 +679,10 @@ impl Backend for GpuBackend {
         Ok(())
     }
 
+    fn norm_gathered(&mut self, rows: usize, mut norm: RmsNorm<'_, Self>) -> Result<(), BackendError> {
+        self.normalise(rows, &mut norm)
+    }
+
     fn logits(
         &mut self,
         rows: usize,

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
+use std::sync::Arc;
+
+use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan, Task};
 use octet_gpu::{GpuBackend, GpuOptions};
 use octet_model::{LoadedModel, ModelSource, Runner, RunnerLimits};
 use octet_sample::{LogprobCount, Sampler, SamplingParams, SequenceState};
@@ -53,7 +55,8 @@ fn rows_that_need_the_host_and_rows_that_do_not_go_together() {
     let mut sequences: Vec<SequenceState> =
         requests.iter().map(|params| SequenceState::new(params, &PROMPT)).collect();
     for (slot, params) in requests.iter().enumerate() {
-        runner.admit(Slot(slot as u32), params, &PROMPT);
+        let task = Task::Generate { sampling: Arc::new(params.clone()), max_tokens: 1 };
+        runner.admit(Slot(slot as u32), &task, &PROMPT);
     }
     let mut known: Vec<Vec<u32>> = vec![PROMPT.to_vec(); 4];
     let mut computed = 0;

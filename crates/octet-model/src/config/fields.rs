@@ -108,6 +108,15 @@ impl<'a> Fields<'a> {
         self.typed(key, "an object", Value::as_object)
     }
 
+    /// A list of positive integers; empty when the key is absent.
+    pub(crate) fn sizes(&self, key: &str) -> Result<Vec<usize>, ModelError> {
+        let size = |value: &Value| usize::try_from(value.as_u64()?).ok().filter(|size| *size > 0);
+        let list = self.typed(key, "a list of positive integers", |value| {
+            value.as_array()?.iter().map(size).collect::<Option<Vec<_>>>()
+        })?;
+        Ok(list.unwrap_or_default())
+    }
+
     /// A list of texts; empty when the key is absent.
     pub(crate) fn texts(&self, key: &str) -> Result<Vec<String>, ModelError> {
         let list = self.typed(key, "a list of texts", |value| {

@@ -62,7 +62,7 @@ const CHANGES_RESULTS: [(&str, Neutral); 40] = [
 ];
 
 /// Keys that are read for every family, or say nothing about what is computed.
-const KNOWN: [&str; 59] = [
+const KNOWN: [&str; 61] = [
     // Read here or by the checkpoint's reader.
     "architectures",
     "hidden_size",
@@ -89,6 +89,8 @@ const KNOWN: [&str; 59] = [
     "text_config",
     "quantization_config",
     "compression_config",
+    "is_matryoshka",
+    "matryoshka_dimensions",
     // Training, and how other programs run the model.
     "_name_or_path",
     "_attn_implementation",

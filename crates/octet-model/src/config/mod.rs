@@ -4,6 +4,7 @@ pub(crate) mod fields;
 mod generation;
 mod keys;
 mod overrides;
+mod pooling;
 mod rope;
 
 use std::path::Path;
@@ -13,6 +14,7 @@ use serde_json::{Map, Value};
 
 pub use generation::{GenerationConfig, GenerationKeys};
 pub use overrides::ConfigOverrides;
+pub use pooling::PoolingConfig;
 pub use rope::{RopeConfig, RopeScaling, Yarn};
 
 use crate::families::{self, Traits};
@@ -73,6 +75,8 @@ pub struct ModelConfig {
     pub tokenizer_limit: Option<usize>,
     /// `model_max_length`: a longer `--max-model-len` is allowed up to it.
     pub model_max_length: Option<usize>,
+    /// Whether the beginning of a prompt's vector is one too, and of which lengths: none named, of all.
+    pub matryoshka: Option<Vec<usize>>,
     /// Keys that nobody reads.
     pub ignored_keys: Vec<String>,
 }
@@ -154,6 +158,7 @@ impl ModelConfig {
             eos_token_ids: eos_token_ids(fields)?,
             tokenizer_limit: None,
             model_max_length: fields.positive("model_max_length")?,
+            matryoshka: matryoshka(fields)?,
             ignored_keys: keys::check(fields, family)?,
             quantization: quantization(fields)?.cloned(),
         })
@@ -214,6 +219,14 @@ fn activation(fields: &Fields<'_>, [key, default]: [&str; 2]) -> Result<Activati
         "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
         _ => Err(fields.error(key, "one of silu, gelu_pytorch_tanh")),
     }
+}
+
+/// As vLLM reads it: lengths, or that all are allowed.
+fn matryoshka(fields: &Fields<'_>) -> Result<Option<Vec<usize>>, ModelError> {
+    const LENGTHS: &str = "matryoshka_dimensions";
+    let lengths = fields.sizes(LENGTHS)?;
+    let is_any = fields.flag_or("is_matryoshka", false)?;
+    Ok((is_any || !lengths.is_empty()).then_some(lengths))
 }
 
 /// transformers 4 writes `torch_dtype`, 5 writes `dtype`.

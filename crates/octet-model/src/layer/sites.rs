@@ -214,11 +214,13 @@ pub(crate) enum Operand {
     GatheredNormed,
     /// `[logit rows, vocabulary]`.
     Logits,
+    /// `[logit rows, hidden]`: hidden states that are the result.
+    Hidden,
 }
 
 impl Operand {
     /// All of them, in order.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Residual,
         Self::Normed,
         Self::Qkv,
@@ -228,5 +230,6 @@ impl Operand {
         Self::Gathered,
         Self::GatheredNormed,
         Self::Logits,
+        Self::Hidden,
     ];
 }

@@ -11,7 +11,7 @@ use octet_sample::LogprobCount;
 use serde_json::json;
 
 use crate::support::{
-    Draft, EXACT, Golden, block_table, distance, generate, greedy_params, limits, load, logits,
+    Draft, EXACT, Golden, block_table, distance, generate, generating, greedy_params, limits, load, logits,
 };
 
 const CASE: &str = "llama-gqa-rope-llama3";
@@ -133,8 +133,8 @@ fn a_fault_stays_with_its_row() {
     excluded.logit_bias = [(3, f32::NEG_INFINITY)].into();
     let mut reported = greedy_params();
     reported.prompt_logprobs = Some(LogprobCount::Top(2));
-    runner.admit(Slot(7), &excluded, &golden.prompt);
-    runner.admit(Slot(2), &reported, &golden.prompt);
+    runner.admit(Slot(7), &generating(excluded), &golden.prompt);
+    runner.admit(Slot(2), &generating(reported), &golden.prompt);
 
     let mut plan = StepPlan::default();
     let mut batch = Batch::default();

@@ -9,5 +9,6 @@ mod golden;
 mod invariance;
 mod kv_cache;
 mod layouts;
+mod pooling;
 mod preemption;
 mod support;

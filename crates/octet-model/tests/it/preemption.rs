@@ -5,7 +5,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use octet_cpu::CpuBackend;
-use octet_engine::{Delivery, Engine, EngineConfig, Event, EventSink, GroupId, Request, RequestId};
+use octet_engine::{Delivery, Engine, EngineConfig, Event, EventSink, GroupId, Request, RequestId, Task};
 use octet_model::{KvCacheChoice, LoadOptions, Runner, WeightType};
 use octet_sample::{LogprobCount, SamplingParams};
 
@@ -52,8 +52,7 @@ fn run(engine: &mut Engine<Runner<CpuBackend>>, golden: &Golden, sequences: &[us
             id: RequestId(sequence as u64),
             group: GroupId(sequence as u64),
             prompt: prompt(golden, sequence).into(),
-            sampling: Arc::new(sampling(sequence)),
-            max_tokens: TOKENS,
+            task: Task::Generate { sampling: Arc::new(sampling(sequence)), max_tokens: TOKENS },
             priority: 0,
             cache_salt: None,
             sink: Box::new(Sink { sequence, events: sender.clone() }),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use octet_backend::{Backend, Batch};
 use octet_cpu::{CpuBackend, CpuOptions, Isa, PoolOptions, ThreadBinding};
-use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
+use octet_engine::{Executor, OutputRow, RowOutcome, Slot, StepOutput, StepPlan, Task};
 use octet_model::{LoadOptions, LoadedModel, ModelError, ModelSource, Runner, RunnerLimits, WeightType};
 use octet_reference::ReferenceBackend;
 use octet_sample::SamplingParams;
@@ -26,6 +26,8 @@ pub(crate) struct Golden {
     pub(crate) logits: Vec<f32>,
     pub(crate) greedy: Vec<u32>,
     pub(crate) margins: Vec<f32>,
+    /// Final hidden states, `[prompt tokens, hidden]`, of the cases that have them.
+    pub(crate) hidden: Option<Vec<f32>>,
 }
 
 impl Golden {
@@ -44,6 +46,7 @@ impl Golden {
             logits: numbers("logits"),
             greedy: ids("greedy_ids"),
             margins: numbers("greedy_margins"),
+            hidden: tensors.tensor("hidden").is_ok().then(|| numbers("hidden")),
             folder,
         }
     }
@@ -237,10 +240,14 @@ pub(crate) fn greedy_params() -> SamplingParams {
     SamplingParams { temperature: 0.0, ..SamplingParams::default() }
 }
 
+pub(crate) fn generating(sampling: SamplingParams) -> Task {
+    Task::Generate { sampling: sampling.into(), max_tokens: 1 }
+}
+
 /// Greedy decoding through the executor, as the engine drives it.
 pub(crate) fn generate<B: Backend>(runner: &mut Runner<B>, prompt: &[u32], tokens: usize) -> Vec<u32> {
     let slot = Slot(0);
-    runner.admit(slot, &greedy_params(), prompt);
+    runner.admit(slot, &generating(greedy_params()), prompt);
     let blocks = block_table(prompt.len() + tokens, 1);
     let mut known = prompt.to_vec();
     let (mut plan, mut output) = (StepPlan::default(), StepOutput::default());

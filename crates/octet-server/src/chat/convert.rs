@@ -9,10 +9,9 @@ use super::conversation::Conversation;
 use super::response;
 use super::types::{ChatFields, ConversationFields};
 use super::validate::{ChatOptions, validate};
-use crate::endpoint::{CommonShape, Endpoint};
 use crate::error::ApiError;
-use crate::generation::{GenerationPlan, Output, SequencePlan};
-use crate::intake::Task;
+use crate::generation::{AnswerShape, CommonShape, GenerationPlan, Output, SequencePlan};
+use crate::intake::Preparation;
 use crate::json::decode;
 use crate::outline::fields_of;
 use crate::parameters::{self, LogprobRequest, OutputRules, ParameterFields, Parameters};
@@ -30,8 +29,8 @@ pub(crate) struct ChatShape {
     pub(super) echo: Option<String>,
 }
 
-impl Endpoint for ChatShape {
-    fn prepare(app: &App, task: &Task, client: &ClientId) -> Result<(GenerationPlan, Self), ApiError> {
+impl AnswerShape for ChatShape {
+    fn prepare(app: &App, task: &Preparation, client: &ClientId) -> Result<(GenerationPlan, Self), ApiError> {
         let body = task.body();
         let fields: ChatFields = decode(body)?;
         let conversation: ConversationFields = decode(body)?;
@@ -78,7 +77,7 @@ fn output_rules(app: &App, options: &ChatOptions) -> OutputRules {
 
 fn prompt(
     app: &App,
-    task: &Task,
+    task: &Preparation,
     (conversation, options, parameters): (&Conversation, &ChatOptions, &Parameters),
 ) -> Result<Arc<[u32]>, ApiError> {
     let tokenizer = &app.model.tokenizer;

@@ -51,7 +51,7 @@ fn choice(shape: &ChatShape, index: usize, output: Output) -> ChatChoice {
             reasoning: None,
         },
         logprobs: shape.common.logprobs.map(|count| logprobs(&output.tokens, count, &shape.common.names)),
-        finish_reason: output.finish.word(),
+        finish_reason: output.finish.reason.name(),
         token_ids: shape.common.token_ids(&output.tokens),
         stop_reason: output.finish.stop_reason,
     }
@@ -145,7 +145,7 @@ impl ChunkWriter for ChatStream {
                 .logprobs
                 .filter(|_| has_tokens)
                 .map(|count| logprobs(&delta.tokens, count, &shape.common.names)),
-            finish_reason: delta.finish.as_ref().map(|finish| finish.word()),
+            finish_reason: delta.finish.as_ref().map(|finish| finish.reason.name()),
             stop_reason: delta.finish.and_then(|finish| finish.stop_reason),
             token_ids: shape.common.token_ids(&delta.tokens),
         };

@@ -1,7 +1,6 @@
 //! From checked options to a plan for the engine and the shape of the answer. Tokenises: runs off the threads that
 //! serve connections.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use octet_sample::LogprobCount;
@@ -9,14 +8,14 @@ use serde::Serialize;
 
 use super::response;
 use super::types::CompletionFields;
-use super::validate::{CompletionOptions, Prompts, validate};
-use crate::endpoint::{CommonShape, Endpoint};
+use super::validate::{CompletionOptions, validate};
 use crate::error::ApiError;
-use crate::generation::{GenerationPlan, Output, SequencePlan};
-use crate::intake::Task;
+use crate::generation::{AnswerShape, CommonShape, GenerationPlan, Output, SequencePlan};
+use crate::intake::Preparation;
 use crate::json::decode;
 use crate::outline::fields_of;
 use crate::parameters::{self, LogprobRequest, OutputRules, ParameterFields, Parameters};
+use crate::prompts::Encoding;
 use crate::request_id::ClientId;
 use crate::sse::ChunkWriter;
 use crate::state::App;
@@ -39,8 +38,8 @@ pub(super) struct PromptShape {
     pub(super) text: Option<String>,
 }
 
-impl Endpoint for CompletionShape {
-    fn prepare(app: &App, task: &Task, client: &ClientId) -> Result<(GenerationPlan, Self), ApiError> {
+impl AnswerShape for CompletionShape {
+    fn prepare(app: &App, task: &Preparation, client: &ClientId) -> Result<(GenerationPlan, Self), ApiError> {
         let body = task.body();
         let fields: CompletionFields = decode(body)?;
         let shared: ParameterFields = decode(body)?;
@@ -81,15 +80,12 @@ fn output_rules(app: &App, options: &CompletionOptions) -> OutputRules {
 /// Tokenises and truncates.
 fn prompts(
     app: &App,
-    task: &Task,
+    task: &Preparation,
     options: &CompletionOptions,
     parameters: &Parameters,
 ) -> Result<Vec<PromptShape>, ApiError> {
     let tokenizer = &app.model.tokenizer;
-    let count = match &options.prompts {
-        Prompts::Texts(texts) => texts.len(),
-        Prompts::Tokens(prompts) => prompts.len(),
-    };
+    let count = options.prompts.count();
     let max = app.config.limits.max_sequences;
     if count.saturating_mul(parameters.n) > max {
         let message = format!(
@@ -111,23 +107,12 @@ fn prompts(
         };
         Ok(PromptShape { tokens: tokens.into(), text })
     };
-    match &options.prompts {
-        Prompts::Tokens(prompts) => prompts.iter().map(|tokens| finish(tokens.clone(), None)).collect(),
-        Prompts::Texts(texts) => {
-            // All sizes first: what is refused for one of them costs nothing for the others.
-            let reachable = texts
-                .iter()
-                .map(|text| app.within_reach(text, parameters.truncation))
-                .collect::<Result<Vec<_>, _>>()?;
-            let encode = |(text, reachable): (&String, Cow<'_, str>)| {
-                task.check()?;
-                let tokens =
-                    app.encode("prompt", &reachable, parameters.add_special_tokens.unwrap_or(true))?;
-                finish(tokens, (reachable.len() == text.len()).then_some(text))
-            };
-            texts.iter().zip(reachable).map(encode).collect()
-        }
-    }
+    let how = Encoding {
+        field: "prompt",
+        truncation: parameters.truncation,
+        add_special_tokens: parameters.add_special_tokens.unwrap_or(true),
+    };
+    options.prompts.encode(app, task, how, finish)
 }
 
 fn sequences(

@@ -48,7 +48,7 @@ fn choice(shape: &CompletionShape, index: usize, output: Output) -> CompletionCh
         index,
         text,
         logprobs,
-        finish_reason: output.finish.word(),
+        finish_reason: output.finish.reason.name(),
         token_ids: shape.common.token_ids(&output.tokens),
         prompt_logprobs: shape
             .common
@@ -124,7 +124,7 @@ impl ChunkWriter for CompletionStream {
             index,
             text,
             logprobs: has_logprobs.then_some(lists),
-            finish_reason: delta.finish.as_ref().map(|finish| finish.word()),
+            finish_reason: delta.finish.as_ref().map(|finish| finish.reason.name()),
             stop_reason: delta.finish.and_then(|finish| finish.stop_reason),
             token_ids: shape.common.token_ids(&delta.tokens),
             prompt_token_ids: (shape.common.return_token_ids && is_first).then(|| prompt.tokens.to_vec()),

@@ -2,10 +2,11 @@
 
 use octet_sample::LogprobCount;
 
-use super::types::{CompletionFields, Prompt};
+use super::types::CompletionFields;
 use crate::error::ApiError;
 use crate::json::Integer;
 use crate::parameters::{Rules, Truncation, check_logprob_count};
+use crate::prompts::Prompts;
 
 /// What the endpoint's own fields mean.
 #[derive(Debug)]
@@ -15,14 +16,6 @@ pub(crate) struct CompletionOptions {
     pub(crate) max_tokens: Option<usize>,
     pub(crate) logprobs: Option<LogprobCount>,
     pub(crate) echo: bool,
-}
-
-/// Prompts, at least one.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Prompts {
-    Texts(Vec<String>),
-    /// Ids below the vocabulary's size, at least one in each.
-    Tokens(Vec<Vec<u32>>),
 }
 
 /// Checks the endpoint's own fields.
@@ -55,40 +48,7 @@ pub(crate) fn validate(
     };
     let logprobs =
         fields.logprobs.map(|count| check_logprob_count("logprobs", count, &rules.limits)).transpose()?;
-    Ok(CompletionOptions { prompts: prompts(fields.prompt, rules, truncation)?, max_tokens, logprobs, echo })
-}
-
-fn prompts(
-    prompt: Option<Prompt>,
-    rules: &Rules<'_>,
-    truncation: Option<Truncation>,
-) -> Result<Prompts, ApiError> {
-    let refuse = |message: &str| Err(ApiError::invalid("prompt", message));
-    match prompt {
-        None => refuse("prompt is missing: a string, or an array of strings or token ids"),
-        Some(Prompt::Texts(texts)) if texts.iter().all(String::is_empty) => {
-            refuse("prompt must not be empty")
-        }
-        Some(Prompt::Texts(texts)) => Ok(Prompts::Texts(texts)),
-        Some(Prompt::Tokens(prompts)) if prompts.iter().any(Vec::is_empty) => {
-            refuse("prompt must not be empty: each array of token ids needs at least one")
-        }
-        Some(Prompt::Tokens(prompts)) => {
-            let max_model_len = rules.max_model_len;
-            let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-            if longest >= max_model_len && truncation.is_none() {
-                return Err(ApiError::PromptTooLong { max_model_len, prompt_tokens: longest });
-            }
-            let check = |ids: &Vec<Integer>| ids.iter().map(|id| token(*id, rules)).collect();
-            prompts.iter().map(check).collect::<Result<_, _>>().map(Prompts::Tokens)
-        }
-    }
-}
-
-fn token(id: Integer, rules: &Rules<'_>) -> Result<u32, ApiError> {
-    u32::try_from(id.0).ok().filter(|id| (*id as usize) < rules.vocabulary_size).ok_or_else(|| {
-        let largest = rules.vocabulary_size.saturating_sub(1);
-        let message = format!("prompt has the token id {}; ids of this model go from 0 to {largest}", id.0);
-        ApiError::invalid("prompt", message)
-    })
+    let longest = if truncation.is_some() { usize::MAX } else { rules.max_model_len.saturating_sub(1) };
+    let prompts = Prompts::check("prompt", fields.prompt, longest, rules)?;
+    Ok(CompletionOptions { prompts, max_tokens, logprobs, echo })
 }

@@ -1,29 +1,27 @@
 //! From a checked request to a running generation: one engine request for each prompt times `n`, their events
 //! gathered or streamed, ids turned back into text, stop strings looked for.
 //!
-//! A [`Generation`] owns its sequences: when it is dropped before their end (the client went away, another sequence
-//! failed), it gives up the rest in the engine.
+//! A [`Generation`] owns its sequences: when it is dropped before their end, it gives up the rest.
 
 mod sequence;
-mod sink;
+mod shape;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use octet_engine::{FinishReason, GroupId, Request, RequestFault, SubmitError};
+use octet_engine::{Event, FinishReason, Task};
 use octet_sample::{LogprobCount, PositionLogprobs, SampledToken, SamplingParams};
 use octet_text::StreamOptions;
 use serde::Serialize;
-use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::access::TokenTally;
 use crate::error::ApiError;
 use crate::intake::Lease;
 use crate::parameters::Parameters;
 use crate::state::App;
+use crate::submission::{Asked, SEQUENCE_BYTES, Shared, Stamped, Submission};
 use sequence::Sequence;
-use sink::{Backlog, ChannelSink, Stamped};
+pub(crate) use shape::{AnswerShape, CommonShape, Generating};
 
 /// What to generate for one client request.
 pub(crate) struct GenerationPlan {
@@ -35,8 +33,7 @@ pub(crate) struct GenerationPlan {
     pub(crate) text: StreamOptions,
     /// Tokens of a sequence that are passed on together, after the first.
     pub(crate) stream_interval: usize,
-    pub(crate) priority: i32,
-    pub(crate) cache_salt: Option<Arc<str>>,
+    pub(crate) shared: Shared,
     /// When the request came in.
     pub(crate) arrived: Instant,
 }
@@ -53,15 +50,14 @@ impl GenerationPlan {
                 include_stop_str_in_output: parameters.include_stop_str_in_output,
             },
             stream_interval: parameters.stream_interval,
-            priority: parameters.priority,
-            cache_salt: parameters.cache_salt.map(Into::into),
+            shared: Shared {
+                priority: parameters.priority,
+                cache_salt: parameters.cache_salt.map(Into::into),
+            },
             arrived,
         }
     }
 }
-
-/// What a sequence keeps beside its prompt and what it writes: its accounts here and in the engine.
-const SEQUENCE_BYTES: usize = 4 << 10;
 
 /// What an alternative of a prompt's token takes when the answer is written as JSON.
 const PROMPT_LOGPROB_BYTES: usize = 512;
@@ -81,23 +77,23 @@ impl GenerationPlan {
         };
         self.sequences.iter().enumerate().map(prompt).fold(0, usize::saturating_add)
     }
-
-    /// Refuses more sequences at once than half of the places that are free. A single sequence may have the last place;
-    /// whoever asks for many must leave some to others.
-    fn check_share(&self, app: &App) -> Result<(), ApiError> {
-        let limit = app.engine.config().max_queued;
-        let stats = app.engine.stats();
-        let free = limit.saturating_sub(stats.running + stats.waiting);
-        let count = self.sequences.len();
-        if count > 1 && count > free / 2 { Err(SubmitError::QueueFull { limit }.into()) } else { Ok(()) }
-    }
 }
 
 /// One sequence.
 pub(crate) struct SequencePlan {
     pub(crate) prompt: Arc<[u32]>,
     pub(crate) sampling: Arc<SamplingParams>,
+    /// None: the prompt's logprobs are all that is wanted.
     pub(crate) max_tokens: usize,
+}
+
+impl SequencePlan {
+    fn asked(&self) -> Asked {
+        let (sampling, max_tokens) = (Arc::clone(&self.sampling), self.max_tokens);
+        let task =
+            if max_tokens == 0 { Task::Score { sampling } } else { Task::Generate { sampling, max_tokens } };
+        Asked { prompt: Arc::clone(&self.prompt), task }
+    }
 }
 
 /// Progress of one sequence.
@@ -112,30 +108,14 @@ pub(crate) struct Delta {
     /// With the first delta, if asked for.
     pub(crate) prompt_logprobs: Option<Vec<PositionLogprobs>>,
     /// With the last delta.
-    pub(crate) finish: Option<Finish>,
+    pub(crate) finish: Option<ChoiceFinish>,
 }
 
-/// How a sequence ended.
+/// How a sequence ended, as its choice in the answer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Finish {
+pub(crate) struct ChoiceFinish {
     pub(crate) reason: FinishReason,
     pub(crate) stop_reason: Option<StopReason>,
-}
-
-impl Finish {
-    /// OpenAI's word for the reason.
-    pub(crate) fn word(&self) -> &'static str {
-        finish_word(self.reason)
-    }
-}
-
-/// OpenAI's word for a reason.
-pub(crate) fn finish_word(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::Abort => "abort",
-    }
 }
 
 /// What stopped a sequence, other than its end-of-sequence token.
@@ -152,70 +132,34 @@ pub(crate) struct Output {
     pub(crate) text: String,
     pub(crate) tokens: Vec<SampledToken>,
     pub(crate) prompt_logprobs: Option<Vec<PositionLogprobs>>,
-    pub(crate) finish: Finish,
+    pub(crate) finish: ChoiceFinish,
 }
 
 /// A client request in the engine.
 pub(crate) struct Generation {
-    app: Arc<App>,
-    events: UnboundedReceiver<Stamped>,
-    backlog: Arc<Backlog>,
+    submission: Submission,
     /// Where the line of the log finds how many tokens there were.
     tally: TokenTally,
     sequences: Vec<Sequence>,
     n: usize,
-    /// Sequences that have not ended.
-    live: usize,
-    /// Stands for the memory that is kept until the end.
-    _lease: Lease,
 }
 
 impl Generation {
     /// Hands all sequences to the engine. `lease` stood for the request's body, and stands from here on for what is kept.
-    pub(crate) fn start(app: &Arc<App>, plan: GenerationPlan, mut lease: Lease) -> Result<Self, ApiError> {
-        plan.check_share(app)?;
-        lease.resize(plan.kept_bytes(app.model.vocabulary_size))?;
-        let (sender, events) = mpsc::unbounded_channel();
-        let backlog = Arc::<Backlog>::default();
-        let GenerationPlan { sequences, n, text, stream_interval, priority, cache_salt, arrived } = plan;
-        let count = sequences.len();
-        app.load.fetch_add(1, Ordering::Relaxed);
-        let mut generation = Self {
-            app: Arc::clone(app),
-            events,
-            backlog: Arc::clone(&backlog),
-            tally: TokenTally::default(),
-            sequences: Vec::with_capacity(count),
-            n,
-            live: 0,
-            _lease: lease,
-        };
-        let mut group = None;
-        for (index, plan) in sequences.into_iter().enumerate() {
-            let id = app.engine.next_request_id();
-            let group = *group.get_or_insert(GroupId::from(id));
-            let sequence =
-                Sequence::new(app, id, &plan, text.clone(), arrived).with_stream_interval(stream_interval);
-            let request = Request {
-                id,
-                group,
-                prompt: plan.prompt,
-                sampling: plan.sampling,
-                max_tokens: plan.max_tokens,
-                priority,
-                cache_salt: cache_salt.clone(),
-                sink: Box::new(ChannelSink::new(index, sender.clone(), Arc::clone(&backlog))),
-            };
-            // If the engine takes only some of them, dropping `generation` gives those up.
-            app.engine.submit(request).map_err(|error| match error {
-                SubmitError::Stopped if app.stopping() => ApiError::ShuttingDown,
-                other => ApiError::Submit(other),
-            })?;
-            generation.sequences.push(sequence);
-            generation.live += 1;
-        }
+    pub(crate) fn start(app: &Arc<App>, plan: GenerationPlan, lease: Lease) -> Result<Self, ApiError> {
+        let kept_bytes = plan.kept_bytes(app.model.vocabulary_size);
+        let GenerationPlan { sequences, n, text, stream_interval, shared, arrived } = plan;
+        let asked = sequences.iter().map(SequencePlan::asked);
+        let submission = Submission::start(app, asked, &shared, kept_bytes, lease)?;
+        let sequence =
+            |plan| Sequence::new(app, plan, text.clone(), arrived).with_stream_interval(stream_interval);
         app.metrics.request_taken(n);
-        Ok(generation)
+        Ok(Self {
+            submission,
+            tally: TokenTally::default(),
+            sequences: sequences.iter().map(sequence).collect(),
+            n,
+        })
     }
 
     /// Tells `tally` at the end how many tokens there were.
@@ -226,28 +170,32 @@ impl Generation {
 
     /// The next progress of any sequence; `None` when all have ended. After an error nothing more comes.
     pub(crate) async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
-        while self.live > 0 {
-            let Some(Stamped { sequence: index, at, event }) = self.events.recv().await else {
-                self.live = 0;
-                let fault = ApiError::Fault(RequestFault::EngineStopped);
-                return Some(Err(self.backlog.overflow().map_or(fault, |bytes| ApiError::NotRead { bytes })));
+        loop {
+            let Stamped { sequence: index, at, event } = match self.submission.next().await? {
+                Ok(stamped) => stamped,
+                Err(error) => return Some(Err(error)),
             };
-            self.backlog.remove(&event);
-            let sequence = &mut self.sequences[index];
-            match sequence.take(event, at, &self.app.engine) {
+            let is_end = matches!(event, Event::Finished(_) | Event::Failed(_));
+            let delta = self.sequences[index].take(event, at);
+            if is_end {
+                self.submission.ended(index);
+            }
+            match delta {
                 Ok(None) => {}
                 Ok(Some(mut delta)) => {
                     delta.sequence = index;
-                    self.live -= usize::from(delta.finish.is_some());
+                    if delta.finish.is_some() {
+                        // The engine may not know it: a stop string is found here.
+                        self.submission.give_up(index);
+                    }
                     return Some(Ok(delta));
                 }
                 Err(error) => {
-                    self.live = 0;
+                    (0..self.sequences.len()).for_each(|index| self.submission.give_up(index));
                     return Some(Err(error));
                 }
             }
         }
-        None
     }
 
     /// Waits for all sequences to end.
@@ -295,11 +243,7 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.app.load.fetch_sub(1, Ordering::Relaxed);
         self.tally.set(self.usage().completion);
-        for sequence in &mut self.sequences {
-            sequence.give_up(&self.app.engine);
-        }
     }
 }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use octet_engine::{EngineHandle, Event, FinishReason, RequestId};
+use octet_engine::{Event, Finish, FinishReason};
 use octet_sample::SampledToken;
 use octet_text::{StreamOptions, TextStream};
 
-use super::{Delta, Finish, SequencePlan, StopReason};
+use super::{ChoiceFinish, Delta, SequencePlan, StopReason};
 use crate::error::ApiError;
 use crate::metrics::{Ending, Meter};
 use crate::state::App;
@@ -15,7 +15,6 @@ use crate::state::App;
 /// A sequence in the engine. It ends once: by the engine's word, by a stop string found here, by a fault, or by being
 /// given up.
 pub(super) struct Sequence {
-    id: RequestId,
     text: TextStream,
     /// Whether the token that stops the sequence is part of the answer's text.
     shows_stop: bool,
@@ -24,24 +23,16 @@ pub(super) struct Sequence {
     prompt_tokens: usize,
     cached_tokens: usize,
     generated: usize,
-    ended: bool,
     /// What has come and was not passed on: prompt logprobs, and tokens whose group is not full.
     pending: Delta,
     meter: Meter,
 }
 
 impl Sequence {
-    pub(super) fn new(
-        app: &App,
-        id: RequestId,
-        plan: &SequencePlan,
-        options: StreamOptions,
-        arrived: Instant,
-    ) -> Self {
+    pub(super) fn new(app: &App, plan: &SequencePlan, options: StreamOptions, arrived: Instant) -> Self {
         let shows_stop = options.include_stop_str_in_output;
         let prompt_tokens = plan.prompt.len();
         Self {
-            id,
             text: TextStream::new(Arc::clone(&app.model.tokenizer), options, &plan.prompt)
                 .with_min_tokens(plan.sampling.min_tokens as usize),
             shows_stop,
@@ -49,7 +40,6 @@ impl Sequence {
             prompt_tokens,
             cached_tokens: 0,
             generated: 0,
-            ended: false,
             pending: Delta::default(),
             meter: Meter::new(Arc::clone(&app.metrics), arrived, prompt_tokens, plan.max_tokens),
         }
@@ -74,22 +64,14 @@ impl Sequence {
     }
 
     /// Takes an event; gives a delta when there is something to pass on.
-    pub(super) fn take(
-        &mut self,
-        event: Event,
-        at: Instant,
-        engine: &EngineHandle,
-    ) -> Result<Option<Delta>, ApiError> {
-        if self.ended {
-            // The engine's answer to our own abort, and what it had sent before it read that.
-            return Ok(None);
-        }
+    pub(super) fn take(&mut self, event: Event, at: Instant) -> Result<Option<Delta>, ApiError> {
         match event {
             Event::Started { cached_tokens } => {
                 self.cached_tokens = cached_tokens;
                 self.meter.started(at, cached_tokens);
                 Ok(None)
             }
+            Event::Pooled(_) => Err(ApiError::internal("a vector came where tokens were asked for")),
             Event::PromptLogprobs(logprobs) => {
                 self.pending.prompt_logprobs = Some(logprobs);
                 Ok(None)
@@ -97,19 +79,16 @@ impl Sequence {
             Event::Token { token, finish } => {
                 self.meter.token(at);
                 let stopped_by = self.take_token(token, finish)?;
-                if stopped_by.is_some() && finish.is_none() {
-                    engine.abort(self.id);
-                }
                 Ok(self.pass_on(stopped_by, finish, at))
             }
             // Nobody but a server that stops gives a sequence up in the engine: what there is of it is no answer.
             Event::Finished(finished) if finished.finish.reason == FinishReason::Abort => {
-                self.end(Ending::Finished(FinishReason::Abort), at);
+                self.meter.end(Ending::Finished(FinishReason::Abort), at);
                 Err(ApiError::ShuttingDown)
             }
             Event::Finished(finished) => Ok(Some(self.take_end(finished.finish, at))),
             Event::Failed(fault) => {
-                self.end(Ending::Error, at);
+                self.meter.end(Ending::Error, at);
                 Err(fault.into())
             }
         }
@@ -119,7 +98,7 @@ impl Sequence {
     fn take_token(
         &mut self,
         token: SampledToken,
-        finish: Option<octet_engine::Finish>,
+        finish: Option<Finish>,
     ) -> Result<Option<String>, ApiError> {
         self.generated += 1;
         let is_stop = finish.is_some_and(|finish| finish.reason == FinishReason::Stop);
@@ -135,16 +114,11 @@ impl Sequence {
 
     /// What is pending, if the sequence ends here or if the group of tokens is full. Clients expect the reason of the
     /// end with the last token, not after it.
-    fn pass_on(
-        &mut self,
-        stopped_by: Option<String>,
-        finish: Option<octet_engine::Finish>,
-        at: Instant,
-    ) -> Option<Delta> {
+    fn pass_on(&mut self, stopped_by: Option<String>, finish: Option<Finish>, at: Instant) -> Option<Delta> {
         if let Some(stop) = stopped_by {
-            self.end(Ending::Finished(FinishReason::Stop), at);
+            self.meter.end(Ending::Finished(FinishReason::Stop), at);
             let stop_reason = Some(StopReason::Text(stop));
-            self.pending.finish = Some(Finish { reason: FinishReason::Stop, stop_reason });
+            self.pending.finish = Some(ChoiceFinish { reason: FinishReason::Stop, stop_reason });
             return Some(std::mem::take(&mut self.pending));
         }
         if let Some(finish) = finish {
@@ -154,7 +128,7 @@ impl Sequence {
         is_due.then(|| std::mem::take(&mut self.pending))
     }
 
-    fn take_end(&mut self, finish: octet_engine::Finish, at: Instant) -> Delta {
+    fn take_end(&mut self, finish: Finish, at: Instant) -> Delta {
         let rest = self.text.finish();
         self.pending.text.push_str(&rest);
         // What was held back as half a character may complete a stop string when it comes out.
@@ -162,21 +136,8 @@ impl Sequence {
             Some(stop) => (FinishReason::Stop, Some(StopReason::Text(stop.to_owned()))),
             None => (finish.reason, finish.stop_token_id.map(StopReason::Token)),
         };
-        self.end(Ending::Finished(reason), at);
-        self.pending.finish = Some(Finish { reason, stop_reason });
+        self.meter.end(Ending::Finished(reason), at);
+        self.pending.finish = Some(ChoiceFinish { reason, stop_reason });
         std::mem::take(&mut self.pending)
-    }
-
-    fn end(&mut self, ending: Ending, at: Instant) {
-        self.ended = true;
-        self.meter.end(ending, at);
-    }
-
-    /// Ends the sequence in the engine, if it has not ended.
-    pub(super) fn give_up(&mut self, engine: &EngineHandle) {
-        if !self.ended {
-            engine.abort(self.id);
-            self.end(Ending::Finished(FinishReason::Abort), Instant::now());
-        }
     }
 }

@@ -62,14 +62,14 @@ impl Intake {
 }
 
 /// A body that is being prepared.
-pub(crate) struct Task {
+pub(crate) struct Preparation {
     body: String,
     /// When the request came in.
     pub(crate) arrived: Instant,
     abandoned: Arc<AtomicBool>,
 }
 
-impl Task {
+impl Preparation {
     pub(crate) fn body(&self) -> &str {
         &self.body
     }
@@ -96,7 +96,7 @@ impl Drop for Patience {
 pub(crate) async fn prepare<T: Send + 'static>(
     app: &Arc<App>,
     request: Request<Body>,
-    work: impl FnOnce(&App, &Task) -> Result<T, ApiError> + Send + 'static,
+    work: impl FnOnce(&App, &Preparation) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<(T, Lease), ApiError> {
     let arrived = Instant::now();
     let client = Client::of(&app.keys, &request);
@@ -108,7 +108,7 @@ pub(crate) async fn prepare<T: Send + 'static>(
     let app = Arc::clone(app);
     let is_large = body.len() > LARGE_BODY;
     let work = move || {
-        let task = Task { body: last_of_each(body), arrived, abandoned };
+        let task = Preparation { body: last_of_each(body), arrived, abandoned };
         let result = task.check().and_then(|()| work(&app, &task));
         drop(task);
         drop(pass);

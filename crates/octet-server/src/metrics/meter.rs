@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use octet_engine::FinishReason;
 
 use super::Metrics;
-use crate::generation::finish_word;
 
 /// How a sequence ended, for `vllm:request_success`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +26,7 @@ impl Ending {
 
     pub(super) fn word(self) -> &'static str {
         match self {
-            Self::Finished(reason) => finish_word(reason),
+            Self::Finished(reason) => reason.name(),
             Self::Error => "error",
         }
     }
@@ -44,6 +43,7 @@ pub(crate) struct Meter {
     cached_tokens: usize,
     generated: usize,
     max_tokens: usize,
+    is_ended: bool,
 }
 
 impl Meter {
@@ -63,6 +63,7 @@ impl Meter {
             cached_tokens: 0,
             generated: 0,
             max_tokens,
+            is_ended: false,
         }
     }
 
@@ -88,8 +89,18 @@ impl Meter {
         self.last_token = Some(at);
     }
 
-    /// The end: called once.
-    pub(crate) fn end(&self, ending: Ending, at: Instant) {
+    /// The vector of the prompt came.
+    pub(crate) fn pooled(&mut self, at: Instant) {
+        let computed = self.prompt_tokens.saturating_sub(self.cached_tokens);
+        self.metrics.count_prompt(self.cached_tokens as u64, computed as u64);
+        self.last_token = Some(at);
+    }
+
+    /// The end: the first one counts.
+    pub(crate) fn end(&mut self, ending: Ending, at: Instant) {
+        if std::mem::replace(&mut self.is_ended, true) {
+            return;
+        }
         self.metrics.count_end(ending);
         let histograms = &self.metrics.sequences;
         histograms.prompt_tokens.observe(self.prompt_tokens as f64);
@@ -112,6 +123,13 @@ impl Meter {
                 histograms.per_output_token.observe(seconds(first, last) / gaps);
             }
         }
+    }
+}
+
+impl Drop for Meter {
+    /// Nobody waited for the end.
+    fn drop(&mut self) {
+        self.end(Ending::Finished(FinishReason::Abort), Instant::now());
     }
 }
 

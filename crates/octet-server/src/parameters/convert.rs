@@ -69,36 +69,47 @@ impl OutputRules {
     }
 }
 
-/// Cuts a prompt that is too long. The beginning-of-sequence token stays: models were trained to see it.
+impl Truncation {
+    /// Cuts a prompt that is too long; `fits` tokens are kept unless the request says how many. The beginning-of-sequence
+    /// token stays: models were trained to see it.
+    pub(crate) fn cut(
+        self,
+        prompt: &mut Vec<u32>,
+        max_model_len: usize,
+        fits: usize,
+        bos: Option<u32>,
+    ) -> Result<(), ApiError> {
+        if let Some(keep) = self.keep.filter(|keep| *keep > max_model_len) {
+            let message = format!(
+                "truncate_prompt_tokens ({keep}) must not be greater than the model's length of {max_model_len} tokens"
+            );
+            return Err(ApiError::invalid("truncate_prompt_tokens", message));
+        }
+        let keep = self.keep.unwrap_or(fits);
+        if prompt.len() <= keep {
+            return Ok(());
+        }
+        match self.side {
+            TruncationSide::Right => prompt.truncate(keep),
+            TruncationSide::Left => {
+                let first = usize::from(bos.is_some() && prompt.first().copied() == bos);
+                let cut = prompt.len() - keep;
+                prompt.drain(first..first + cut);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Cuts a prompt so that there is room for the output.
 pub(crate) fn truncate(
     prompt: &mut Vec<u32>,
     truncation: Option<Truncation>,
     rules: &OutputRules,
     bos: Option<u32>,
 ) -> Result<(), ApiError> {
-    let Some(Truncation { keep, side }) = truncation else {
-        return Ok(());
-    };
-    let max_model_len = rules.max_model_len;
-    if let Some(keep) = keep.filter(|keep| *keep > max_model_len) {
-        let message = format!(
-            "truncate_prompt_tokens ({keep}) must not be greater than the model's length of {max_model_len} tokens"
-        );
-        return Err(ApiError::invalid("truncate_prompt_tokens", message));
-    }
-    let keep = keep.unwrap_or_else(|| rules.max_input());
-    if prompt.len() <= keep {
-        return Ok(());
-    }
-    match side {
-        TruncationSide::Right => prompt.truncate(keep),
-        TruncationSide::Left => {
-            let first = usize::from(bos.is_some() && prompt.first().copied() == bos);
-            let cut = prompt.len() - keep;
-            prompt.drain(first..first + cut);
-        }
-    }
-    Ok(())
+    truncation
+        .map_or(Ok(()), |truncation| truncation.cut(prompt, rules.max_model_len, rules.max_input(), bos))
 }
 
 /// Checks `min_tokens` against what will be generated.

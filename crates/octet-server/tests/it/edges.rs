@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use octet_engine::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
-use octet_sample::{SampleError, Sampler, SamplingParams, SequenceState};
+use octet_engine::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan, Task};
+use octet_sample::{SampleError, Sampler, SequenceState};
 use serde_json::json;
 
 use crate::server::{Options, TestServer, VOCABULARY_SIZE};
@@ -29,7 +29,8 @@ impl Sampled {
 }
 
 impl Executor for Sampled {
-    fn admit(&mut self, slot: Slot, sampling: &SamplingParams, prompt: &[u32]) {
+    fn admit(&mut self, slot: Slot, task: &Task, prompt: &[u32]) {
+        let sampling = task.sampling().expect("tokens are asked for");
         self.sequences.insert(slot, SequenceState::new(sampling, prompt));
     }
 
@@ -41,6 +42,7 @@ impl Executor for Sampled {
         output.rows.clear();
         for row in &plan.outputs {
             let outcome = match *row {
+                OutputRow::Pool { .. } => unreachable!("tokens are asked for"),
                 OutputRow::Sample(slot) => {
                     let state = self.sequences.get_mut(&slot).unwrap();
                     self.sampler.sample(state, &mut Self::logits()).map(RowOutcome::Token)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use octet_engine::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
+use octet_engine::{Executor, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan, Task};
 use octet_sample::{LogprobCount, PositionLogprobs, SampledToken, SamplingParams, TokenLogprob};
 
 /// What it writes; characters of several bytes included.
@@ -86,6 +86,12 @@ fn letters() -> impl Iterator<Item = TokenLogprob> {
     })
 }
 
+/// Four numbers that tell the prompt, and how many rows counted.
+fn vector(prompt: &[u32], rows: usize) -> Vec<f32> {
+    let sum: u32 = prompt.iter().sum();
+    [prompt.len(), sum as usize, rows, 4].map(|number| number as f32).to_vec()
+}
+
 fn number(count: LogprobCount) -> usize {
     match count {
         LogprobCount::Top(count) => count as usize,
@@ -94,7 +100,8 @@ fn number(count: LogprobCount) -> usize {
 }
 
 impl Executor for Scripted {
-    fn admit(&mut self, slot: Slot, sampling: &SamplingParams, prompt: &[u32]) {
+    fn admit(&mut self, slot: Slot, task: &Task, prompt: &[u32]) {
+        let sampling = &task.sampling().cloned().unwrap_or_default();
         self.admitted.lock().unwrap().push((sampling.clone(), prompt.to_vec()));
         let sequence = Sequence { sampling: sampling.clone(), prompt: prompt.to_vec(), written: 0 };
         assert!(self.sequences.insert(slot, sequence).is_none(), "the slot is free");
@@ -116,6 +123,11 @@ impl Executor for Scripted {
         for row in &plan.outputs {
             let outcome = match row {
                 OutputRow::Sample(slot) => self.sequences.get_mut(slot).unwrap().next(),
+                OutputRow::Pool { slot, is_last, .. } => {
+                    let sequence = self.sequences.get_mut(slot).unwrap();
+                    sequence.written += 1;
+                    RowOutcome::Pooled(is_last.then(|| vector(&sequence.prompt, sequence.written)))
+                }
                 OutputRow::PromptLogprob { slot, target } => {
                     let count = self.sequences[slot].sampling.prompt_logprobs.unwrap();
                     RowOutcome::PromptLogprobs(prompted(*target, count))

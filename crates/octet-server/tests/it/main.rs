@@ -11,6 +11,7 @@ mod client;
 mod completions;
 mod connections;
 mod edges;
+mod embeddings;
 mod executor;
 mod fairness;
 mod life;

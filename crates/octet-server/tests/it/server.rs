@@ -7,8 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use octet_engine::{EngineConfig, EngineHandle, Executor};
-use octet_server::{ListenAddress, Model, ServerConfig, ServerError, Service, bind, run};
+use octet_engine::{EngineConfig, EngineHandle, Executor, Pooling};
+use octet_server::{EmbeddingModel, ListenAddress, Model, ServerConfig, ServerError, Service, bind, run};
 use octet_text::{ChatTemplate, Tokenizer};
 use serde_json::json;
 
@@ -35,6 +35,7 @@ pub(crate) struct Options {
     pub(crate) with_template: bool,
     /// Rows of the embedding; the tokenizer has [`VOCABULARY_SIZE`] tokens.
     pub(crate) embedded_tokens: usize,
+    pub(crate) embedding: EmbeddingModel,
 }
 
 impl Default for Options {
@@ -52,6 +53,7 @@ impl Default for Options {
             step_time: Duration::ZERO,
             with_template: true,
             embedded_tokens: VOCABULARY_SIZE,
+            embedding: EmbeddingModel { size: 4, pooling: Pooling::Last, normalize: true, matryoshka: None },
         }
     }
 }
@@ -70,7 +72,8 @@ pub(crate) fn launch(
 ) -> Running {
     let (engine, engine_thread) = octet_engine::spawn(options.engine, executor).unwrap();
     let socket = bind(&options.server).unwrap();
-    let model = model(options.with_template, options.embedded_tokens);
+    let mut model = model(options.with_template, options.embedded_tokens);
+    model.embedding = options.embedding;
     let service = Service { config: options.server, model, engine: engine.clone(), engine_thread };
     let thread = std::thread::spawn(move || run(service, socket, on_ready));
     Running { engine, thread }
@@ -172,6 +175,7 @@ fn model(with_template: bool, vocabulary_size: usize) -> Model {
         vocabulary_size,
         eos_token_id: Some(EOS),
         stop_token_ids: Vec::new(),
+        embedding: Options::default().embedding,
     }
 }
 

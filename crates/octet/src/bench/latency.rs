@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
-use octet_engine::{Engine, Executor, GroupId, Request, RequestId};
+use octet_engine::{Engine, Executor, GroupId, Request, RequestId, Task};
 
 use super::progress::Progress;
 use super::random::Random;
@@ -199,8 +199,10 @@ impl<E: Executor> Bench<'_, E> {
                 id: RequestId(self.next_id),
                 group: GroupId(first_id + (index / self.shape.sequences_per_prompt) as u64),
                 prompt: Arc::clone(&self.prompts[index / self.shape.sequences_per_prompt]),
-                sampling: Arc::new(sampling(self.shape.seed.wrapping_add(index as u64))),
-                max_tokens: self.shape.output_len,
+                task: Task::Generate {
+                    sampling: Arc::new(sampling(self.shape.seed.wrapping_add(index as u64))),
+                    max_tokens: self.shape.output_len,
+                },
                 priority: 0,
                 cache_salt: None,
                 sink: progress.sink(index),
@@ -230,7 +232,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use octet_engine::{EngineConfig, ExecutorError, OutputRow, RowOutcome, Slot, StepOutput, StepPlan};
-    use octet_sample::{SampledToken, SamplingParams};
+    use octet_sample::SampledToken;
 
     use super::*;
 
@@ -242,7 +244,8 @@ mod tests {
     }
 
     impl Executor for Fake {
-        fn admit(&mut self, _: Slot, sampling: &SamplingParams, prompt: &[u32]) {
+        fn admit(&mut self, _: Slot, task: &Task, prompt: &[u32]) {
+            let sampling = task.sampling().expect("tokens are asked for");
             assert_eq!((sampling.temperature, sampling.eos_token_id), (1.0, None));
             let largest = prompt.iter().max().copied().map(u64::from);
             self.largest_id.fetch_max(largest.expect("a prompt has tokens"), Ordering::Relaxed);

@@ -76,7 +76,7 @@ impl EventSink for Sink {
                 self.progress.generated[self.index].fetch_add(1, Ordering::Relaxed);
                 None
             }
-            Event::PromptLogprobs(_) => None,
+            Event::PromptLogprobs(_) | Event::Pooled(_) => None,
             Event::Finished(finished) => {
                 let reason = finished.finish.reason;
                 (reason != FinishReason::Length).then(|| format!("{reason:?}"))

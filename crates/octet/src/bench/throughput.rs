@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use octet_engine::{Engine, Executor, GroupId, Request, RequestId};
+use octet_engine::{Engine, Executor, GroupId, Request, RequestId, Task};
 use octet_text::Tokenizer;
 use octet_tune::LibraryChoice;
 use serde_json::{Map, Value, json};
@@ -191,8 +191,10 @@ fn submit<E: Executor>(
         id: RequestId(sequence as u64),
         group: GroupId(sequence as u64),
         prompt: ids.as_slice().into(),
-        sampling: Arc::new(sampling(seed.wrapping_add(sequence as u64))),
-        max_tokens: sample.output_len,
+        task: Task::Generate {
+            sampling: Arc::new(sampling(seed.wrapping_add(sequence as u64))),
+            max_tokens: sample.output_len,
+        },
         priority: 0,
         cache_salt: None,
         sink: progress.sink(sequence),

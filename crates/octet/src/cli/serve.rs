@@ -105,6 +105,10 @@ pub(crate) struct ServeArgs {
     /// Sampling defaults that override those of --generation-config, as a JSON object.
     #[arg(long, value_name = "JSON", help_heading = "API")]
     pub(crate) override_generation_config: Option<String>,
+    /// How /v1/embeddings makes vectors, as a JSON object: `pooling_type` (LAST, MEAN, CLS) and `use_activation` (whether
+    /// they are normalized). Without it: the model's sentence-transformers files, else LAST and normalized.
+    #[arg(long, value_name = "JSON", help_heading = "API")]
+    pub(crate) pooler_config: Option<String>,
     /// Report cached prompt tokens in `usage`.
     #[arg(long, help_heading = "API")]
     pub(crate) enable_prompt_tokens_details: bool,

@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 use octet_backend::{BucketSet, GemmProblem, TunableBackend};
-use octet_engine::{Executor, ExecutorError, Slot, StepOutput, StepPlan};
+use octet_engine::{Executor, ExecutorError, Slot, StepOutput, StepPlan, Task};
 use octet_model::{ProjectionBench, Runner};
-use octet_sample::SamplingParams;
 
 use super::{GemmMode, GemmPlan, Session};
 
@@ -103,8 +102,8 @@ impl<B: TunableBackend> TunedRunner<B> {
 }
 
 impl<B: TunableBackend> Executor for TunedRunner<B> {
-    fn admit(&mut self, slot: Slot, sampling: &SamplingParams, prompt: &[u32]) {
-        self.runner.admit(slot, sampling, prompt);
+    fn admit(&mut self, slot: Slot, task: &Task, prompt: &[u32]) {
+        self.runner.admit(slot, task, prompt);
     }
 
     fn release(&mut self, slot: Slot) {

@@ -76,14 +76,15 @@ impl ModelCache {
 
     /// Gives a blob its name in a commit.
     pub(super) fn link(&self, blob: &str, commit: &str, name: &str) -> io::Result<()> {
-        let folder = self.snapshot(commit);
-        fs::create_dir_all(&folder)?;
-        let link = folder.join(name);
+        let link = self.snapshot(commit).join(name);
+        fs::create_dir_all(link.parent().unwrap_or(&link))?;
+        let blobs = ["../../blobs/", blob].concat();
+        let target = "../".repeat(name.matches('/').count()) + &blobs;
         match fs::remove_file(&link) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        match symlink(Path::new("../../blobs").join(blob), &link) {
+        match symlink(target, &link) {
             // A file system without links.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) =>

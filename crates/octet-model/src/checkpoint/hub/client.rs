@@ -335,7 +335,7 @@ fn escaped(name: &str) -> String {
     let mut address = String::with_capacity(name.len());
     for byte in name.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
                 address.push(char::from(byte))
             }
             _ => address.push_str(&format!("%{byte:02X}")),

@@ -176,11 +176,12 @@ impl Update<'_> {
     }
 }
 
-/// Configs, tokenizers and templates of the repository itself.
+/// Configs, tokenizers and templates of the repository itself, and how sentence-transformers pool.
 fn is_text(name: &str) -> bool {
     let is_text = [".json", ".model", ".jinja"].iter().any(|end| name.ends_with(end))
         || matches!(name, "merges.txt" | "vocab.txt");
-    is_text && !name.contains('/')
+    let is_pooling = name.strip_suffix("_Pooling/config.json").is_some_and(|it| it.parse::<u8>().is_ok());
+    is_pooling || is_text && !name.contains('/')
 }
 
 /// What the cache has when nothing may be fetched, and what to do.

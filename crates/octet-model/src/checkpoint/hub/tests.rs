@@ -111,7 +111,8 @@ fn file(request: &Request, etag: &str, text: &str) -> Reply {
     Reply { body: body.to_owned(), ..Reply::of(status) }.with(format!("ETag: \"{etag}\"")).with(range)
 }
 
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
+    ("1_Pooling/config.json", "{ \"a\": 0 }"),
     ("config.json", "{}"),
     ("model.safetensors", "weights"),
     ("tokenizer.json", "{\"a\": 1}"),
@@ -208,7 +209,8 @@ fn what_is_needed_is_fetched_once_and_found_offline_afterwards() {
     assert_eq!(fs::read_link(folder.join("config.json")).unwrap(), Path::new("../../blobs/e11"));
     assert_eq!(fetch(offline, false).unwrap().folder, folder);
     downloads.dedup();
-    assert_eq!(downloads, ["config.json", "tokenizer.json", "model.safetensors"]);
+    assert_eq!(downloads, ["1_Pooling/config.json", "config.json", "tokenizer.json", "model.safetensors"]);
+    assert_eq!(fs::read_to_string(folder.join("1_Pooling/config.json")).unwrap(), "{ \"a\": 0 }");
 }
 
 #[test]

@@ -16,7 +16,7 @@ const NO_OFFLOAD: &str = "weights and KV cache stay on their device: take a smal
                           --kv-cache-dtype fp8, or --device cpu";
 const NO_TRANSFER: &str = "KV blocks are not handed to other servers or stores";
 const NO_PLUGINS: &str = "no Python is run, so there are no plugins";
-const NO_POOLING: &str = "embeddings, classification and rewards are not supported: Octet generates text";
+const NO_POOLING: &str = "Octet generates text and embeds it; it does not classify, score or rank";
 const OWN_KERNELS: &str = "kernels are Octet's own, chosen for the device; see --gemm-tuning";
 const NOTHING_COMPILED: &str = "there is no graph compiler: kernels are ready when the program starts";
 const READ_ONCE: &str = "weights are read through the page cache, once";
@@ -24,11 +24,10 @@ const READ_ONCE: &str = "weights are read through the page cache, once";
 /// All of them, as vLLM's help groups them.
 pub(super) const FLAGS: &[ForeignFlag] = &[
     // Model.
-    value("runner", Only(&["generate", "auto"], NO_POOLING)),
-    value("task", Only(&["generate", "auto"], NO_POOLING)),
-    value("convert", Only(&["auto", "none"], NO_POOLING)),
-    value("pooler-config", Refused(NO_POOLING)),
-    value("override-pooler-config", Refused(NO_POOLING)),
+    value("runner", Only(&["generate", "auto", "pooling"], NO_POOLING)),
+    value("task", Only(&["generate", "auto", "embed", "embedding"], NO_POOLING)),
+    value("convert", Only(&["auto", "none", "embed"], NO_POOLING)),
+    value("override-pooler-config", Refused("it is called --pooler-config")),
     value("tokenizer-mode", Ignored("tokenizer.json is read, which gives the same tokens in every mode")),
     value("config-format", Ignored("config.json is read, in Hugging Face's form")),
     switch("trust-remote-code", Ignored("no code of a model is ever run")),

@@ -53,8 +53,8 @@ const FAULTS: [SeededFault; 5] = [
     SeededFault {
         device: 0,
         file: "attention.cu",
-        from: "* p.score_scale :",
-        to: "* 0.5f * p.score_scale :",
+        from: "* p.score_scale;",
+        to: "* 0.5f * p.score_scale;",
         said: "attention of 34 rows after 0",
     },
 ];

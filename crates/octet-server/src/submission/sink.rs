@@ -11,10 +11,10 @@ use tokio::sync::mpsc::UnboundedSender;
 /// An event, with the sequence it belongs to and the time at which the engine had it. The stamp is taken on the
 /// engine's side: a slow client must not show as a slow engine.
 #[derive(Debug)]
-pub(super) struct Stamped {
-    pub(super) sequence: usize,
-    pub(super) at: Instant,
-    pub(super) event: Event,
+pub(crate) struct Stamped {
+    pub(crate) sequence: usize,
+    pub(crate) at: Instant,
+    pub(crate) event: Event,
 }
 
 /// Bytes of events that may wait for the client of one request. Whole answers are taken as they come; only a stream
@@ -23,7 +23,7 @@ const QUEUE_BYTES: usize = 8 << 20;
 
 /// What waits between the engine and a request's task.
 #[derive(Debug, Default)]
-pub(super) struct Backlog {
+pub(crate) struct Backlog {
     bytes: AtomicUsize,
     overflowed: AtomicBool,
 }
@@ -40,12 +40,12 @@ impl Backlog {
     }
 
     /// An event was taken.
-    pub(super) fn remove(&self, event: &Event) {
+    pub(crate) fn remove(&self, event: &Event) {
         self.bytes.fetch_sub(size(event), Ordering::Relaxed);
     }
 
     /// The bytes that were too many, if they were.
-    pub(super) fn overflow(&self) -> Option<usize> {
+    pub(crate) fn overflow(&self) -> Option<usize> {
         self.overflowed.load(Ordering::Relaxed).then_some(QUEUE_BYTES)
     }
 }
@@ -56,6 +56,7 @@ fn size(event: &Event) -> usize {
     let further = match event {
         Event::Token { token, .. } => token.logprobs.as_ref().map_or(0, position),
         Event::PromptLogprobs(logprobs) => logprobs.iter().map(position).sum(),
+        Event::Pooled(vector) => size_of_val(vector.as_slice()),
         _ => 0,
     };
     size_of::<Stamped>() + further
@@ -63,14 +64,14 @@ fn size(event: &Event) -> usize {
 
 /// Pushes events of one sequence, as long as they are taken; a receiver that is gone ends it, and so does one that falls
 /// too far behind.
-pub(super) struct ChannelSink {
+pub(crate) struct ChannelSink {
     sequence: usize,
     events: UnboundedSender<Stamped>,
     backlog: Arc<Backlog>,
 }
 
 impl ChannelSink {
-    pub(super) fn new(sequence: usize, events: UnboundedSender<Stamped>, backlog: Arc<Backlog>) -> Self {
+    pub(crate) fn new(sequence: usize, events: UnboundedSender<Stamped>, backlog: Arc<Backlog>) -> Self {
         Self { sequence, events, backlog }
     }
 }
