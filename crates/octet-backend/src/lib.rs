@@ -31,7 +31,7 @@ mod data_type;
 mod error;
 mod gemm;
 mod kv_cache;
-mod linear;
+mod weight;
 
 pub use backend::{
     Activation, AttentionSpec, Backend, DeviceInfo, DeviceMemory, Head, Join, Norm, RmsNorm, RopeSpec,
@@ -41,8 +41,9 @@ pub use batch::{Batch, BatchSequence, StepKey};
 pub use data_type::DataType;
 pub use error::BackendError;
 pub use gemm::{
-    BucketSet, GemmDevice, GemmProblem, GemmRun, ScaleMode, SignatureError, TokenBucket, TunableBackend,
-    Validator,
+    BucketSet, GemmDevice, GemmProblem, GemmRun, SignatureError, TokenBucket, TunableBackend, Validator,
 };
 pub use kv_cache::{KvCacheSpec, KvScale};
-pub use linear::{InputScale, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView};
+pub use weight::{
+    InputScale, LinearPart, LinearSpec, LinearUse, ScaleShape, WeightFormat, WeightScale, WeightView,
+};

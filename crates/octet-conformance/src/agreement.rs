@@ -1,12 +1,12 @@
 //! Two backends that must give the same to the bit: one with fewer workers and one with more.
 
-use octet_backend::{Activation, Backend, DataType, KvScale, LinearUse, TensorRole};
+use octet_backend::{Activation, Backend, DataType, KvScale, LinearUse, ScaleShape, TensorRole};
 use octet_float8::Float8Format;
 
 use crate::attention::ragged;
 use crate::compare::Found;
 use crate::gated;
-use crate::host_weight::{HostLinear, HostWeight, ScaleKind};
+use crate::host_weight::{HostLinear, HostWeight};
 use crate::linear::multiply;
 use crate::random::Random;
 use crate::scenario::{Heads, Layout};
@@ -18,10 +18,10 @@ use crate::scenario::{Heads, Layout};
 pub fn agreement<A: Backend, B: Backend>(first: &mut A, second: &mut B) {
     let mut random = Random::new(13);
     for kind in [
-        (DataType::BF16, ScaleKind::None),
-        (DataType::F32, ScaleKind::None),
-        (DataType::F8(Float8Format::E4M3), ScaleKind::Block(128, 128)),
-        (DataType::F8(Float8Format::E4M3), ScaleKind::Channel),
+        (DataType::BF16, ScaleShape::None),
+        (DataType::F32, ScaleShape::None),
+        (DataType::F8(Float8Format::E4M3), ScaleShape::Block { rows: 128, columns: 128 }),
+        (DataType::F8(Float8Format::E4M3), ScaleShape::Channel),
     ] {
         let parts = [(); 2].map(|()| HostWeight::random(&mut random, kind, 131, 517));
         for rows in [1, 7, 40] {

@@ -283,6 +283,7 @@ fn special_values(data_type: DataType) -> Vec<f32> {
             values.extend([format.max() * 1.01, format.max() * 1000.0]);
         }
         DataType::F32 => values.extend([1.0, 0.1, 1e-30, 1e30]),
+        DataType::I8 => unreachable!("no cache is kept in integers"),
         DataType::F16 | DataType::BF16 => {
             let bits = if data_type == DataType::F16 { 10 } else { 7 };
             values.extend((0..64).map(|step| 1.0 + step as f32 * 2f32.powi(-bits - 2)));

@@ -1,11 +1,11 @@
 //! The embedding: a look-up, so to the bit.
 
-use octet_backend::{Backend, DataType, LinearUse, TensorRole};
+use octet_backend::{Backend, DataType, LinearUse, ScaleShape, TensorRole};
 use octet_reference::ReferenceBackend;
 
 use crate::compare::Found;
 use crate::device::{begin_tokens, read, undefined};
-use crate::host_weight::{HostLinear, HostWeight, ScaleKind};
+use crate::host_weight::{HostLinear, HostWeight};
 use crate::random::Random;
 use crate::{Claims, WIDE_TYPES};
 
@@ -27,11 +27,11 @@ pub fn embed<B: Backend>(claims: &Claims, backend: &mut B) {
     let float8 = claims.float8_weights.iter();
     // A tied head can be kept in FP8, and then its table is.
     let narrow = float8.flat_map(|&format| {
-        [ScaleKind::Tensor, ScaleKind::Channel, ScaleKind::Block(128, 128)]
+        [ScaleShape::Tensor, ScaleShape::Channel, ScaleShape::Block { rows: 128, columns: 128 }]
             .map(|scale| (DataType::F8(format), scale))
     });
-    let kinds: Vec<(DataType, ScaleKind)> =
-        WIDE_TYPES.map(|data_type| (data_type, ScaleKind::None)).into_iter().chain(narrow).collect();
+    let kinds: Vec<(DataType, ScaleShape)> =
+        WIDE_TYPES.map(|data_type| (data_type, ScaleShape::None)).into_iter().chain(narrow).collect();
     for kind in kinds {
         for usage in [LinearUse::Embed, LinearUse::EmbedAndMultiply] {
             for (vocabulary, hidden) in [(131, 80), (16, 16), (77, 517), (300, 96)] {

@@ -1,8 +1,10 @@
 //! What a backend must refuse, and how.
 
-use octet_backend::{Backend, BackendError, Batch, DataType, KvScale, LinearUse, TensorRole, TensorSpec};
+use octet_backend::{
+    Backend, BackendError, Batch, DataType, KvScale, LinearUse, ScaleShape, TensorRole, TensorSpec,
+};
 
-use crate::host_weight::{HostLinear, HostWeight, ScaleKind};
+use crate::host_weight::{HostLinear, HostWeight};
 use crate::random::Random;
 use crate::scenario::Layout;
 use crate::{Claims, WIDE_TYPES};
@@ -31,7 +33,7 @@ fn damaged_weights<B: Backend>(claims: &Claims, backend: &mut B) {
     for data_type in WIDE_TYPES.into_iter().chain(narrow) {
         for usage in [LinearUse::Multiply, LinearUse::Gated, LinearUse::Embed, LinearUse::EmbedAndMultiply] {
             for (row, column) in [(0, 0), (17, 37), (32, 79)] {
-                let kind = (data_type, ScaleKind::None);
+                let kind = (data_type, ScaleShape::None);
                 let good = HostWeight::random(&mut random, kind, 33, 80).within_a_wider_matrix(3);
                 let mut bad = good.clone();
                 bad.damage(row, column);
@@ -85,7 +87,7 @@ fn float8_conversions<B: Backend>(claims: &Claims, backend: &mut B) {
         let targets = claims.float8_weights.iter().map(|&other| DataType::F8(other)).chain(WIDE_TYPES);
         // The FNUZ twin is a conversion that a device that multiplies FNUZ does at load.
         for target in targets.filter(|&target| target != stored && target != DataType::F8(format.to_fnuz())) {
-            let part = HostWeight::random(&mut random, (stored, ScaleKind::Tensor), 16, 32);
+            let part = HostWeight::random(&mut random, (stored, ScaleShape::Tensor), 16, 32);
             let linear =
                 HostLinear { parts: vec![part], ..HostLinear::of_nothing(target, LinearUse::Multiply) };
             expect_error(

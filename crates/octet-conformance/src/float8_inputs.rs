@@ -5,7 +5,9 @@
 //! Where the input is itself a result of the device (a norm, a gate), a value may fall between two codes otherwise than
 //! the reference's; what the device wrote is then held to half a code's step, and the product to what it wrote.
 
-use octet_backend::{Activation, Backend, DataType, InputScale, Join, LinearUse, Norm, RmsNorm, TensorRole};
+use octet_backend::{
+    Activation, Backend, DataType, InputScale, Join, LinearUse, Norm, RmsNorm, ScaleShape, TensorRole,
+};
 use octet_float8::scale::{quantize_rows, quantize_with_scale};
 use octet_float8::{E4M3, Float8Format};
 use octet_reference::ReferenceBackend;
@@ -13,7 +15,7 @@ use octet_reference::ReferenceBackend;
 use crate::compare::{Found, sum_error};
 use crate::device::{begin_rows, filled, read, undefined};
 use crate::gated::run as run_gated;
-use crate::host_weight::{HostLinear, HostWeight, ScaleKind};
+use crate::host_weight::{HostLinear, HostWeight};
 use crate::linear::{expected_products, multiply};
 use crate::random::Random;
 
@@ -59,7 +61,7 @@ fn rows_of_magnitudes(random: &mut Random, columns: usize) -> Vec<f32> {
     input.iter().map(|&value| octet_reference::round_to(DataType::BF16, value)).collect()
 }
 
-fn some_linear(random: &mut Random, kind: ScaleKind, (columns, rows): (usize, usize)) -> HostLinear {
+fn some_linear(random: &mut Random, kind: ScaleShape, (columns, rows): (usize, usize)) -> HostLinear {
     let parts = [rows / 2, rows - rows / 2]
         .map(|rows| HostWeight::random(random, (DataType::F8(Float8Format::E4M3), kind), rows, columns));
     let target = DataType::F8(Float8Format::E4M3);
@@ -74,7 +76,7 @@ fn some_linear(random: &mut Random, kind: ScaleKind, (columns, rows): (usize, us
 /// Where the device and the oracle disagree.
 pub fn float8_inputs<B: Backend>(backend: &mut B) {
     let mut random = Random::new(21);
-    for kind in [ScaleKind::Tensor, ScaleKind::Channel] {
+    for kind in [ScaleShape::Tensor, ScaleShape::Channel] {
         // The static scale is too small for the largest rows: they are clamped.
         for scale in [InputScale::Dynamic, InputScale::Static(0.0625)] {
             for shape in SHAPES {
@@ -145,7 +147,7 @@ fn normed<B: Backend>(backend: &mut B, random: &mut Random, columns: usize, scal
     let input = rows_of_magnitudes(random, columns)[..rows * columns].to_vec();
     let norm = random.bells(columns);
     let branch = joins.then(|| random.bells_in(DataType::BF16, rows * columns));
-    let reader = some_linear(random, ScaleKind::Channel, (columns, 24));
+    let reader = some_linear(random, ScaleShape::Channel, (columns, 24));
     let (expected, _) = norm_of(&mut ReferenceBackend::new(), (&input, branch.as_deref()), &norm, None);
     let weight = reader.load_with(backend, scale);
     let (_, output) = norm_of(backend, (&input, branch.as_deref()), &norm, Some(&weight));
@@ -195,7 +197,7 @@ fn gated<B: Backend>(backend: &mut B, random: &mut Random, features: usize, scal
     let rows = ROWS[1];
     let what = format!("gate of {features} features, inputs {scale:?}");
     let parts =
-        [(); 2].map(|()| HostWeight::random(random, (DataType::BF16, ScaleKind::None), features, COLUMNS));
+        [(); 2].map(|()| HostWeight::random(random, (DataType::BF16, ScaleShape::None), features, COLUMNS));
     let linear = |usage| HostLinear { parts: parts.to_vec(), target: DataType::BF16, usage, bias: None };
     let input = random.bells_in(DataType::BF16, rows * COLUMNS);
     let mut reference = ReferenceBackend::new();
@@ -203,7 +205,7 @@ fn gated<B: Backend>(backend: &mut B, random: &mut Random, features: usize, scal
     let shape = (COLUMNS, features);
     let expected = run_gated(&mut reference, &weight, Activation::Silu, shape, &input);
     let (products, _) = expected_products(&linear(LinearUse::Multiply), &input);
-    let reader = some_linear(random, ScaleKind::Tensor, (features, 24));
+    let reader = some_linear(random, ScaleShape::Tensor, (features, 24));
     let reader_weight = reader.load_with(backend, scale);
     let weight = linear(LinearUse::Gated).load(backend);
     let input = filled(backend, TensorRole::Activation, COLUMNS, &input);

@@ -2,34 +2,29 @@
 
 use half::{bf16, f16};
 use octet_backend::{
-    Backend, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView,
+    Backend, DataType, InputScale, LinearPart, LinearSpec, LinearUse, ScaleShape, WeightView,
 };
 use octet_float8::Float8Format;
 
 use crate::random::Random;
 use crate::{Claims, WIDE_TYPES};
 
-/// Granularity of the scales of a weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ScaleKind {
-    None,
-    Tensor,
-    Channel,
-    /// Blocks of so many rows and columns.
-    Block(usize, usize),
-}
-
 /// How a weight is stored.
-pub(crate) type WeightKind = (DataType, ScaleKind);
+pub(crate) type WeightKind = (DataType, ScaleShape);
 
 /// Every kind that a backend with these claims is tried with.
 pub(crate) fn weight_kinds(claims: &Claims) -> Vec<WeightKind> {
-    let scales = [ScaleKind::None, ScaleKind::Tensor, ScaleKind::Channel, ScaleKind::Block(128, 128)];
+    let scales = [
+        ScaleShape::None,
+        ScaleShape::Tensor,
+        ScaleShape::Channel,
+        ScaleShape::Block { rows: 128, columns: 128 },
+    ];
     let narrow = claims.float8_weights.iter();
-    let wide = WIDE_TYPES.map(|data_type| (data_type, ScaleKind::None));
-    wide.into_iter()
-        .chain(narrow.flat_map(|&format| scales.map(|scale| (DataType::F8(format), scale))))
-        .collect()
+    let wide = WIDE_TYPES.map(|data_type| (data_type, ScaleShape::None));
+    let narrow =
+        narrow.map(|&format| DataType::F8(format)).chain(claims.int8_weights.then_some(DataType::I8));
+    wide.into_iter().chain(narrow.flat_map(|element| scales.map(|scale| (element, scale)))).collect()
 }
 
 /// The owner of what a [`LinearPart`] looks at.
@@ -38,7 +33,7 @@ pub(crate) struct HostWeight {
     pub(crate) data_type: DataType,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
-    pub(crate) kind: ScaleKind,
+    pub(crate) kind: ScaleShape,
     /// Elements before the first, and between the end of a row and the next one's start.
     gap: usize,
     bytes: Vec<u8>,
@@ -50,7 +45,7 @@ impl HostWeight {
     pub(crate) fn new(data_type: DataType, columns: usize, values: &[f32]) -> Self {
         let rows = values.len() / columns;
         let bytes = values.iter().flat_map(|&value| encode(data_type, value)).collect();
-        Self { data_type, rows, columns, kind: ScaleKind::None, gap: 0, bytes, scales: Vec::new() }
+        Self { data_type, rows, columns, kind: ScaleShape::None, gap: 0, bytes, scales: Vec::new() }
     }
 
     /// A weight of a realistic magnitude, `1 / sqrt(columns)`. FP8 uses much of its range, its scales differ from
@@ -59,24 +54,22 @@ impl HostWeight {
         let magnitude = 1.0 / (columns as f32).sqrt();
         let mut values = random.bells(rows * columns);
         let (data_type, scale) = kind;
-        let DataType::F8(format) = data_type else {
-            values.iter_mut().for_each(|value| *value *= magnitude);
-            return Self::new(data_type, columns, &values);
+        let (max, special) = match data_type {
+            // The ends of the range: saturated, the smallest subnormal, negative zero.
+            DataType::F8(format) => (format.max(), [format.max(), -format.max(), format.decode(1), -0.0]),
+            DataType::I8 => (127.0, [127.0, -128.0, 1.0, 0.0]),
+            DataType::F32 | DataType::F16 | DataType::BF16 => {
+                values.iter_mut().for_each(|value| *value *= magnitude);
+                return Self::new(data_type, columns, &values);
+            }
         };
-        if scale == ScaleKind::None {
+        if scale == ScaleShape::None {
             return Self { kind: scale, ..Self::new(data_type, columns, &values) };
         }
-        let spread = format.max() / 4.0;
+        let spread = max / 4.0;
         values.iter_mut().for_each(|value| *value *= spread);
-        // The ends of the range: saturated, the smallest subnormal, negative zero.
-        for (value, special) in values.iter_mut().zip([format.max(), -format.max(), format.decode(1), -0.0]) {
-            *value = special;
-        }
-        let count = match scale {
-            ScaleKind::None | ScaleKind::Tensor => 1,
-            ScaleKind::Channel => rows,
-            ScaleKind::Block(down, across) => rows.div_ceil(down) * columns.div_ceil(across),
-        };
+        values.iter_mut().zip(special).for_each(|(value, special)| *value = special);
+        let count = scale.count(rows, columns).unwrap_or(0);
         let scales = (0..count).map(|_| magnitude / spread * (1.25 + random.uniform())).collect();
         Self { kind: scale, scales, ..Self::new(data_type, columns, &values) }
     }
@@ -86,7 +79,7 @@ impl HostWeight {
         let codes: Vec<u8> = (0..=255).filter(|&code| format.decode(code).is_finite()).collect();
         let (columns, bytes) = (codes.len(), codes.repeat(rows));
         let data_type = DataType::F8(format);
-        Self { data_type, rows, columns, kind: ScaleKind::None, gap: 0, bytes, scales: Vec::new() }
+        Self { data_type, rows, columns, kind: ScaleShape::None, gap: 0, bytes, scales: Vec::new() }
     }
 
     /// The same weight as a window of a wider matrix, whose other elements are NaN.
@@ -108,6 +101,14 @@ impl HostWeight {
     /// The magnitudes: for sums of absolute products.
     pub(crate) fn absolute(&self) -> Self {
         let mut absolute = self.clone();
+        if self.data_type == DataType::I8 {
+            // The one without a magnitude in its own type is taken for the largest that has one.
+            absolute
+                .bytes
+                .iter_mut()
+                .for_each(|byte| *byte = byte.cast_signed().saturating_abs().cast_unsigned());
+            return absolute;
+        }
         // Little-endian: the sign is the highest bit of an element's last byte.
         let size = self.data_type.bytes();
         absolute.bytes.iter_mut().skip(size - 1).step_by(size).for_each(|byte| *byte &= 0x7F);
@@ -133,15 +134,7 @@ impl HostWeight {
     }
 
     pub(crate) fn part(&self) -> LinearPart<'_> {
-        let scale = match self.kind {
-            ScaleKind::None => WeightScale::None,
-            ScaleKind::Tensor => WeightScale::Tensor(self.scales[0]),
-            ScaleKind::Channel => WeightScale::Channel(&self.scales),
-            ScaleKind::Block(rows_per_block, columns_per_block) => {
-                WeightScale::Block { scales: &self.scales, rows_per_block, columns_per_block }
-            }
-        };
-        LinearPart { weight: self.view(), scale }
+        LinearPart { weight: self.view(), scale: self.kind.of(&self.scales) }
     }
 }
 
@@ -152,6 +145,7 @@ fn encode(data_type: DataType, value: f32) -> Vec<u8> {
         DataType::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
         DataType::BF16 => bf16::from_f32(value).to_le_bytes().to_vec(),
         DataType::F8(format) => vec![format.encode_saturating(value)],
+        DataType::I8 => vec![(value.round_ties_even() as i8).cast_unsigned()],
     }
 }
 

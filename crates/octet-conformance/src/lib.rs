@@ -59,6 +59,8 @@ const WIDE_TYPES: [DataType; 3] = [DataType::F32, DataType::F16, DataType::BF16]
 pub struct Claims {
     /// FP8 formats that weights can be kept in, besides `f32`, `f16` and `bf16`.
     pub float8_weights: Vec<Float8Format>,
+    /// Whether weights can be kept in eight-bit integers too.
+    pub int8_weights: bool,
     /// What an activation is rounded to before it is multiplied: `f32`, or `bf16` where the device multiplies that.
     pub activation_type: DataType,
     /// Relative rounding error of queries and of attention's probabilities: 0 for `f32`, `2^-9` for `bf16`.
@@ -73,6 +75,7 @@ impl Claims {
     pub fn f32_activations() -> Self {
         Self {
             float8_weights: vec![Float8Format::E4M3, Float8Format::E5M2],
+            int8_weights: true,
             activation_type: DataType::F32,
             attention_rounding: 0.0,
             batch_invariant: true,

@@ -1,12 +1,12 @@
 //! Linears: what a packed weight keeps, products, and independence of the batch.
 
-use octet_backend::{Backend, DataType, LinearUse, TensorRole};
+use octet_backend::{Backend, DataType, LinearUse, ScaleShape, TensorRole};
 use octet_float8::Float8Format;
 use octet_reference::ReferenceBackend;
 
 use crate::compare::{Found, sum_error};
 use crate::device::{DIFFERENT_ROWS, MOST_ROWS, ROWS, begin_rows, filled, read, repeated, undefined};
-use crate::host_weight::{HostLinear, HostWeight, ScaleKind, weight_kinds};
+use crate::host_weight::{HostLinear, HostWeight, weight_kinds};
 use crate::random::Random;
 use crate::{Claims, WIDE_TYPES};
 
@@ -45,7 +45,7 @@ pub(crate) fn expected_products(linear: &HostLinear, input: &[f32]) -> (Vec<f32>
 /// A linear of this shape: some as three fused parts with a bias, as a model's queries, keys and values are.
 fn some_linear(
     random: &mut Random,
-    kind: (DataType, ScaleKind),
+    kind: (DataType, ScaleShape),
     (columns, rows): (usize, usize),
 ) -> HostLinear {
     let fused = rows % 2 == 0 && rows > 16;
@@ -100,8 +100,8 @@ pub fn kept_weights<B: Backend>(claims: &Claims, backend: &mut B) {
     let mut random = Random::new(4);
     for stored in WIDE_TYPES {
         for target in WIDE_TYPES {
-            let part = HostWeight::random(&mut random, (stored, ScaleKind::None), 37, 48);
-            let more = HostWeight::random(&mut random, (stored, ScaleKind::None), 19, 48);
+            let part = HostWeight::random(&mut random, (stored, ScaleShape::None), 37, 48);
+            let more = HostWeight::random(&mut random, (stored, ScaleShape::None), 19, 48);
             let parts = vec![part.within_a_wider_matrix(5), more];
             let linear = HostLinear { parts, target, usage: LinearUse::Multiply, bias: None };
             expect_kept(claims, backend, &linear, &format!("{stored} kept as {target}"));
@@ -110,9 +110,12 @@ pub fn kept_weights<B: Backend>(claims: &Claims, backend: &mut B) {
     for &format in &claims.float8_weights {
         let linear = HostLinear::of(HostWeight::all_codes(format, 21), LinearUse::Multiply);
         expect_kept(claims, backend, &linear, &format!("every code of {format}"));
-        for kind in
-            [ScaleKind::Tensor, ScaleKind::Channel, ScaleKind::Block(16, 32), ScaleKind::Block(128, 128)]
-        {
+        for kind in [
+            ScaleShape::Tensor,
+            ScaleShape::Channel,
+            ScaleShape::Block { rows: 16, columns: 32 },
+            ScaleShape::Block { rows: 128, columns: 128 },
+        ] {
             let parts = [(144, 5), (40, 0)].map(|(rows, gap)| {
                 HostWeight::random(&mut random, (DataType::F8(format), kind), rows, 144)
                     .within_a_wider_matrix(gap)
@@ -165,9 +168,9 @@ pub fn linear_invariance<B: Backend>(claims: &Claims, backend: &mut B) {
     let mut random = Random::new(5);
     let shapes = [(96, 80), (517, 35), (768, 130)];
     let float8 = claims.float8_weights.contains(&Float8Format::E4M3);
-    let block = (DataType::F8(Float8Format::E4M3), ScaleKind::Block(128, 128));
+    let block = (DataType::F8(Float8Format::E4M3), ScaleShape::Block { rows: 128, columns: 128 });
     let kinds =
-        WIDE_TYPES.map(|data_type| (data_type, ScaleKind::None)).into_iter().chain(float8.then_some(block));
+        WIDE_TYPES.map(|data_type| (data_type, ScaleShape::None)).into_iter().chain(float8.then_some(block));
     for kind in kinds {
         for shape in shapes {
             let linear = some_linear(&mut random, kind, shape);

@@ -2,13 +2,13 @@
 
 use std::sync::Mutex;
 
-use octet_backend::{Backend, Batch, DataType, Head, LinearUse, Norm, RmsNorm, TensorRole};
+use octet_backend::{Backend, Batch, DataType, Head, LinearUse, Norm, RmsNorm, ScaleShape, TensorRole};
 use octet_reference::ReferenceBackend;
 
 use crate::Claims;
 use crate::compare::{Found, sum_error};
 use crate::device::{filled, read, undefined};
-use crate::host_weight::{HostLinear, HostWeight, ScaleKind};
+use crate::host_weight::{HostLinear, HostWeight};
 use crate::random::Random;
 
 const HIDDEN: usize = 80;
@@ -71,11 +71,11 @@ impl Case {
 /// Where they disagree.
 pub fn logits<B: Backend>(claims: &Claims, backend: &mut B) {
     let mut random = Random::new(9);
-    let mut kinds = vec![(DataType::BF16, ScaleKind::None), (DataType::F32, ScaleKind::None)];
-    kinds.extend(claims.float8_weights.iter().map(|&format| (DataType::F8(format), ScaleKind::Channel)));
+    let mut kinds = vec![(DataType::BF16, ScaleShape::None), (DataType::F32, ScaleShape::None)];
+    kinds.extend(claims.float8_weights.iter().map(|&format| (DataType::F8(format), ScaleShape::Channel)));
     let kinds = kinds.into_iter().map(|kind| (kind, 1.0, None));
     let finished = [(0.125, None), (1.0, Some(2.0)), (3.0, Some(30.0))];
-    let finished = finished.map(|(scale, cap)| ((DataType::BF16, ScaleKind::None), scale, cap));
+    let finished = finished.map(|(scale, cap)| ((DataType::BF16, ScaleShape::None), scale, cap));
     for (kind, scale, cap) in kinds.chain(finished) {
         let head = HostWeight::random(&mut random, kind, VOCABULARY, HIDDEN);
         let case = Case {

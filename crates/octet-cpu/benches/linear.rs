@@ -31,9 +31,10 @@ const SHAPES: [(&str, usize, usize, bool); 9] = [
 
 const ROWS: [usize; 7] = [1, 2, 4, 8, 16, 64, 512];
 
-const TYPES: [(&str, DataType); 4] = [
+const TYPES: [(&str, DataType); 5] = [
     ("bf16", DataType::BF16),
     ("fp8", DataType::F8(Float8Format::E4M3)),
+    ("int8", DataType::I8),
     ("f16", DataType::F16),
     ("f32", DataType::F32),
 ];
@@ -121,12 +122,13 @@ fn load(
                 DataType::F16 => (u32::from(half::f16::from_f32(value).to_bits()), 2),
                 DataType::BF16 => (u32::from(half::bf16::from_f32(value).to_bits()), 2),
                 DataType::F8(format) => (u32::from(format.encode(value * 448.0)), 1),
+                DataType::I8 => (u32::from(((value * 254.0) as i8).cast_unsigned()), 1),
             };
             bits.to_le_bytes().into_iter().take(size)
         })
         .collect();
     let parts = if gated { 2 } else { 1 };
-    let scale = if data_type.is_float8() { WeightScale::Tensor(1.0 / 448.0) } else { WeightScale::None };
+    let scale = if data_type.is_quantized() { WeightScale::Tensor(1.0 / 448.0) } else { WeightScale::None };
     let rows = outputs / parts;
     let parts: Vec<_> = bytes
         .chunks(bytes.len() / parts)

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use octet_backend::{
     Activation, Backend, BackendError, DataType, GemmProblem, GemmRun, LinearPart, LinearSpec, LinearUse,
-    ScaleMode, TokenBucket, TunableBackend, Validator,
+    ScaleShape, TokenBucket, TunableBackend, Validator,
 };
 
 use crate::backend::{CpuBackend, CpuLinear, CpuTensor};
@@ -63,7 +63,7 @@ pub(crate) fn problem_of(spec: &LinearSpec, parts: &[LinearPart<'_>]) -> GemmPro
         weight: spec.data_type,
         activation: DataType::F32,
         output: DataType::F32,
-        scales: ScaleMode::of_parts(parts),
+        scales: ScaleShape::finest(parts.iter().map(|part| part.scale.shape())),
         has_bias: spec.bias.is_some(),
         is_gated: spec.usage == LinearUse::Gated,
     }

@@ -35,7 +35,7 @@ impl<B: Backend> Decoder<B> {
             scales.embedding = match weight_type {
                 DataType::BF16 => bf16::from_f32(scales.embedding).to_f32(),
                 DataType::F16 => f16::from_f32(scales.embedding).to_f32(),
-                DataType::F32 | DataType::F8(_) => scales.embedding,
+                DataType::F32 | DataType::F8(_) | DataType::I8 => scales.embedding,
             };
         }
         let attention = config.windows.iter().enumerate().map(|(layer, &sliding_window)| AttentionSpec {

@@ -55,4 +55,4 @@ pub use quantization::OnlineQuantization;
 pub use runner::{Runner, RunnerLimits};
 pub use source::ModelSource;
 pub use tuning::ProjectionBench;
-pub use weights::{ScaleForm, WeightForm};
+pub use weights::WeightForm;

@@ -34,7 +34,7 @@ impl WeightType {
             Self::Float32 => DataType::F32,
             Self::Auto => match stored {
                 DataType::F16 => DataType::F16,
-                DataType::BF16 | DataType::F32 | DataType::F8(_) => DataType::BF16,
+                DataType::BF16 | DataType::F32 | DataType::F8(_) | DataType::I8 => DataType::BF16,
             },
         }
     }

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use octet_backend::DataType;
 
 /// The value that an element of `data_type` holds after `value` was stored in it: rounded to nearest, ties to even.
-/// FP8 saturates to its largest finite value; `f16` and `bf16` overflow to infinity, as the hardware's conversions do.
+/// FP8 saturates to its largest finite value, and integers to their ends; `f16` and `bf16` overflow to infinity, as the hardware's conversions do.
 #[must_use]
 pub fn round_to(data_type: DataType, value: f32) -> f32 {
     match data_type {
@@ -12,6 +12,7 @@ pub fn round_to(data_type: DataType, value: f32) -> f32 {
         DataType::F16 => f16::from_f32(value).to_f32(),
         DataType::BF16 => bf16::from_f32(value).to_f32(),
         DataType::F8(format) => format.decode(format.encode_saturating(value)),
+        DataType::I8 => value.round_ties_even().clamp(-128.0, 127.0),
     }
 }
 

@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 
 use half::{bf16, f16};
-use octet_backend::{
-    BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView,
-};
+use octet_backend::{BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, ScaleShape};
 use octet_float8::scale::{max_abs, row_scale};
 use octet_float8::{E4M3, Float8Format};
 
@@ -27,19 +25,13 @@ pub struct ReferenceLinear {
 impl ReferenceLinear {
     /// Checks and widens the parts of a linear.
     pub(crate) fn load(spec: LinearSpec, parts: &[LinearPart<'_>]) -> Result<Self, BackendError> {
-        let columns = parts.first().map_or(0, |part| part.weight.columns);
-        let rows = parts.iter().map(|part| part.weight.rows).sum();
-        check_shapes(&spec, parts, rows, columns)?;
+        let (rows, columns) = spec.check(parts)?;
         let mut values = memory::filled("a weight", usize::checked_mul(rows, columns), 0.0)?;
         let mut first_row = 0;
         for part in parts {
             let end = first_row + part.weight.rows;
             widen(spec.data_type, part, &mut values[first_row * columns..end * columns])?;
             first_row = end;
-        }
-        let not_finite = |bias: &Vec<f32>| bias.iter().position(|value| !value.is_finite());
-        if let Some(row) = spec.bias.as_ref().and_then(not_finite) {
-            return Err(BackendError::NotFinite { row, column: 0 });
         }
         let input_scale = input_scale(&spec, parts);
         Ok(Self { rows, columns, usage: spec.usage, values, bias: spec.bias, input_scale })
@@ -78,7 +70,7 @@ impl ReferenceLinear {
 fn input_scale(spec: &LinearSpec, parts: &[LinearPart<'_>]) -> Option<InputScale> {
     let is_e4m3 =
         matches!(spec.data_type, DataType::F8(Float8Format::E4M3) | DataType::F8(Float8Format::E4M3Fnuz));
-    let has_blocks = parts.iter().any(|part| matches!(part.scale, WeightScale::Block { .. }));
+    let has_blocks = parts.iter().any(|part| matches!(part.scale.shape(), ScaleShape::Block { .. }));
     spec.input_scale.filter(|_| is_e4m3 && !has_blocks)
 }
 
@@ -91,106 +83,23 @@ fn round_to_code(value: f32) -> f32 {
     }
 }
 
-/// Fails with both shapes unless they agree.
-fn expect_shape(found: (usize, usize), expected: (usize, usize)) -> Result<(), BackendError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(BackendError::Shape {
-        found_rows: found.0,
-        found_columns: found.1,
-        expected_rows: expected.0,
-        expected_columns: expected.1,
-    })
-}
-
-fn check_shapes(
-    spec: &LinearSpec,
-    parts: &[LinearPart<'_>],
-    rows: usize,
-    columns: usize,
-) -> Result<(), BackendError> {
-    expect_shape((rows, columns), (rows.max(1), columns.max(1)))?;
-    for part in parts {
-        let view = &part.weight;
-        expect_shape((view.rows, view.columns), (view.rows.max(1), columns))?;
-        check_extent(view)?;
-        check_scales(part)?;
-    }
-    if spec.usage == LinearUse::Gated {
-        // Gate and up: two parts of one shape.
-        let each = parts[0].weight.rows;
-        expect_shape((rows, columns), (2 * each, columns))?;
-        expect_shape((parts.len(), columns), (2, columns))?;
-    }
-    match &spec.bias {
-        Some(bias) => expect_shape((bias.len(), 1), (rows, 1)),
-        None => Ok(()),
-    }
-}
-
-/// A view must hold all the rows that it claims: the last one ends at its last column, not at its stride.
-fn check_extent(view: &WeightView<'_>) -> Result<(), BackendError> {
-    let held = view.bytes.len() / view.data_type.bytes();
-    let needed = view.row_stride.checked_mul(view.rows - 1).and_then(|start| start.checked_add(view.columns));
-    if view.row_stride >= view.columns && needed.is_some_and(|needed| needed <= held) {
-        return Ok(());
-    }
-    expect_shape((held / view.row_stride.max(1), view.row_stride), (view.rows, view.columns))
-}
-
-fn check_scales(part: &LinearPart<'_>) -> Result<(), BackendError> {
-    let (rows, columns) = (part.weight.rows, part.weight.columns);
-    match part.scale {
-        WeightScale::None | WeightScale::Tensor(_) => Ok(()),
-        WeightScale::Channel(scales) => expect_shape((scales.len(), 1), (rows, 1)),
-        WeightScale::Block { scales, rows_per_block, columns_per_block } => {
-            // A block without extent cannot cover anything: the shape that it should have is the smallest block.
-            expect_shape(
-                (rows_per_block, columns_per_block),
-                (rows_per_block.max(1), columns_per_block.max(1)),
-            )?;
-            let across = columns.div_ceil(columns_per_block);
-            let expected = (rows.div_ceil(rows_per_block), across);
-            if scales.len() == expected.0 * expected.1 {
-                return Ok(());
-            }
-            expect_shape((scales.len() / across, across), expected)?;
-            // As many whole rows of scales as expected, and some more.
-            expect_shape((scales.len(), 1), (expected.0 * expected.1, 1))
-        }
-    }
-}
-
 /// Writes the values of one part, `stored * scale` each, to `output [part rows, columns]`.
 fn widen(target: DataType, part: &LinearPart<'_>, output: &mut [f32]) -> Result<(), BackendError> {
     let view = &part.weight;
-    check_conversion(view.data_type, target)?;
     for (row, values) in output.chunks_exact_mut(view.columns).enumerate() {
         let bytes = view.row(row);
         for (column, value) in values.iter_mut().enumerate() {
             let stored = element(view.data_type, bytes, column);
-            // An FP8 code stays as it is, or becomes the FNUZ code of half the value with twice the scale: the
+            // A code stays as it is, or becomes the FNUZ code of half the value with twice the scale: the
             // product is the same.
-            let kept = if target.is_float8() { stored } else { round_to(target, stored) };
-            *value = kept * scale_at(&part.scale, view.columns, row, column);
+            let kept = if target.is_quantized() { stored } else { round_to(target, stored) };
+            *value = kept * part.scale.at(view.columns, row, column);
             if !value.is_finite() {
                 return Err(BackendError::NotFinite { row, column });
             }
         }
     }
     Ok(())
-}
-
-/// FP8 stays the FP8 that it is (or its FNUZ twin); the others convert among each other.
-fn check_conversion(stored: DataType, target: DataType) -> Result<(), BackendError> {
-    let supported = match (stored, target) {
-        (DataType::F8(from), DataType::F8(to)) if from == to || from.to_fnuz() == to => return Ok(()),
-        (DataType::F8(_), _) => "the linear's own FP8 format, or the OCP format of an FNUZ linear",
-        (_, DataType::F8(_)) => "FP8 with its scales: quantize before loading",
-        _ => return Ok(()),
-    };
-    Err(BackendError::UnsupportedDataType { what: "a part of this linear", data_type: stored, supported })
 }
 
 /// One little-endian element of a row.
@@ -200,6 +109,7 @@ fn element(data_type: DataType, row: &[u8], column: usize) -> f32 {
         DataType::F16 => f16::from_le_bytes(bytes_at(row, column)).to_f32(),
         DataType::BF16 => bf16::from_le_bytes(bytes_at(row, column)).to_f32(),
         DataType::F8(format) => format.decode(row[column]),
+        DataType::I8 => f32::from(row[column].cast_signed()),
     }
 }
 
@@ -207,19 +117,10 @@ fn bytes_at<const SIZE: usize>(row: &[u8], column: usize) -> [u8; SIZE] {
     std::array::from_fn(|byte| row[column * SIZE + byte])
 }
 
-fn scale_at(scale: &WeightScale<'_>, columns: usize, row: usize, column: usize) -> f32 {
-    match *scale {
-        WeightScale::None => 1.0,
-        WeightScale::Tensor(scale) => scale,
-        WeightScale::Channel(scales) => scales[row],
-        WeightScale::Block { scales, rows_per_block, columns_per_block } => {
-            scales[row / rows_per_block * columns.div_ceil(columns_per_block) + column / columns_per_block]
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+
+    use octet_backend::{WeightScale, WeightView};
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use octet_backend::{
     BackendError, DataType, GemmDevice, GemmProblem, GemmRun, InputScale, LinearPart, LinearSpec, LinearUse,
-    ScaleMode, TensorRole, TensorSpec, TunableBackend, Validator, WeightScale, WeightView,
+    TensorRole, TensorSpec, TunableBackend, Validator, WeightView,
 };
 
 /// Weights that take turns are no more than this many.
@@ -47,15 +47,8 @@ impl<B: TunableBackend> SyntheticWeights<B> {
         let (parts, usage) = if problem.is_gated { (2, LinearUse::Gated) } else { (1, LinearUse::Multiply) };
         let (rows, columns) = (problem.rows / parts, problem.columns);
         let bytes = weight_bytes(problem.weight, rows * columns, seed);
-        let scales = vec![SCALE; scale_count(problem.scales, rows, columns)];
-        let scale = match problem.scales {
-            ScaleMode::None => WeightScale::None,
-            ScaleMode::Tensor => WeightScale::Tensor(SCALE),
-            ScaleMode::Row => WeightScale::Channel(&scales),
-            ScaleMode::Block { rows, columns } => {
-                WeightScale::Block { scales: &scales, rows_per_block: rows, columns_per_block: columns }
-            }
-        };
+        let scales = vec![SCALE; problem.scales.count(rows, columns).unwrap_or(0)];
+        let scale = problem.scales.of(&scales);
         let weight =
             WeightView { bytes: &bytes, data_type: problem.weight, rows, columns, row_stride: columns };
         let spec = LinearSpec {
@@ -65,16 +58,6 @@ impl<B: TunableBackend> SyntheticWeights<B> {
             input_scale: problem.activation.is_float8().then_some(InputScale::Dynamic),
         };
         self.backend.load_linear(spec, &vec![LinearPart { weight, scale }; parts])
-    }
-}
-
-fn scale_count(scales: ScaleMode, rows: usize, columns: usize) -> usize {
-    match scales {
-        ScaleMode::None | ScaleMode::Tensor => 0,
-        ScaleMode::Row => rows,
-        ScaleMode::Block { rows: block_rows, columns: block_columns } => {
-            rows.div_ceil(block_rows) * columns.div_ceil(block_columns)
-        }
     }
 }
 
@@ -107,6 +90,7 @@ fn weight_bytes(data_type: DataType, elements: usize, seed: u64) -> Vec<u8> {
             DataType::F16 => {
                 bytes.extend(((bits & 0x83FF_83FF_83FF_83FF) | 0x3800_3800_3800_3800).to_le_bytes())
             }
+            DataType::I8 => bytes.extend(bits.to_le_bytes()),
             DataType::F8(_) => {
                 // 0x80 is no number in FNUZ, and exponents of ones are none elsewhere.
                 bytes.extend(((bits & 0xBFBF_BFBF_BFBF_BFBF) | 0x0101_0101_0101_0101).to_le_bytes());

@@ -11,6 +11,6 @@ mod signature;
 mod tunable;
 
 pub use bucket::{BucketSet, TokenBucket};
-pub use problem::{GemmProblem, ScaleMode};
+pub use problem::GemmProblem;
 pub use signature::SignatureError;
 pub use tunable::{GemmDevice, GemmRun, TunableBackend, Validator};

@@ -3,47 +3,7 @@
 use std::fmt;
 
 use super::TokenBucket;
-use crate::{DataType, LinearPart, WeightScale};
-
-/// How the scales of a weight are spread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ScaleMode {
-    /// None: the stored values are the weights.
-    None,
-    /// One for each part of the matrix.
-    Tensor,
-    /// One for each row.
-    Row,
-    /// One for each block.
-    Block {
-        /// Rows that share a scale.
-        rows: usize,
-        /// Columns that share a scale.
-        columns: usize,
-    },
-}
-
-impl ScaleMode {
-    /// The finest of all parts.
-    #[must_use]
-    pub fn of_parts(parts: &[LinearPart<'_>]) -> Self {
-        let modes = parts.iter().map(|part| match part.scale {
-            WeightScale::None => Self::None,
-            WeightScale::Tensor(_) => Self::Tensor,
-            WeightScale::Channel(_) => Self::Row,
-            WeightScale::Block { rows_per_block, columns_per_block, .. } => {
-                Self::Block { rows: rows_per_block, columns: columns_per_block }
-            }
-        });
-        let rank = |mode: &Self| match mode {
-            Self::None => 0,
-            Self::Tensor => 1,
-            Self::Row => 2,
-            Self::Block { .. } => 3,
-        };
-        modes.max_by_key(rank).unwrap_or(Self::None)
-    }
-}
+use crate::{DataType, ScaleShape};
 
 /// A product `output [tokens, rows] = input [tokens, columns] · weightᵀ`: everything that decides which kernel is the
 /// fastest. Two weights of the same problem share their tuning.
@@ -62,7 +22,7 @@ pub struct GemmProblem {
     /// Element type of the output.
     pub output: DataType,
     /// Scales of the weight.
-    pub scales: ScaleMode,
+    pub scales: ScaleShape,
     /// Whether a bias is added.
     pub has_bias: bool,
     /// Whether rows are gate and up projection, which the kernel combines: [`crate::LinearUse::Gated`].
@@ -85,7 +45,7 @@ impl GemmProblem {
     /// Bytes of the weight, without its scales.
     #[must_use]
     pub const fn weight_bytes(&self) -> usize {
-        self.rows * self.columns * self.weight.bytes()
+        self.rows * self.weight.row_bytes(self.columns)
     }
 
     /// Floating-point operations for so many tokens, two for each multiply-add.
@@ -102,8 +62,8 @@ impl fmt::Display for GemmProblem {
         let Self { rows, bucket, columns, weight, .. } = self;
         write!(formatter, "{weight} [{rows}, {columns}]")?;
         match self.scales {
-            ScaleMode::Block { rows, columns } => write!(formatter, " in blocks of {rows}x{columns}")?,
-            ScaleMode::None | ScaleMode::Tensor | ScaleMode::Row => {}
+            ScaleShape::Block { rows, columns } => write!(formatter, " in blocks of {rows}x{columns}")?,
+            ScaleShape::None | ScaleShape::Tensor | ScaleShape::Channel => {}
         }
         if self.is_gated {
             formatter.write_str(" gated")?;

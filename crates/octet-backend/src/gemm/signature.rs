@@ -10,8 +10,8 @@
 
 use octet_float8::Float8Format;
 
-use super::{GemmProblem, ScaleMode, TokenBucket};
-use crate::DataType;
+use super::{GemmProblem, TokenBucket};
+use crate::{DataType, ScaleShape};
 
 /// What is wrong with a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +27,7 @@ pub enum SignatureError {
     Zero(String),
 }
 
-const TYPES: [(&str, DataType); 7] = [
+const TYPES: [(&str, DataType); 8] = [
     ("float", DataType::F32),
     ("Half", DataType::F16),
     ("BFloat16", DataType::BF16),
@@ -35,6 +35,7 @@ const TYPES: [(&str, DataType); 7] = [
     ("Float8_e4m3fn", DataType::F8(Float8Format::E4M3)),
     ("Float8_e5m2fnuz", DataType::F8(Float8Format::E5M2Fnuz)),
     ("Float8_e5m2", DataType::F8(Float8Format::E5M2)),
+    ("Char", DataType::I8),
 ];
 
 fn type_name(data_type: DataType) -> &'static str {
@@ -94,7 +95,7 @@ fn take_numbers<'a, const COUNT: usize>(text: &'a str, word: &str) -> Option<([u
 /// What parameters say.
 struct Parameters {
     sizes: [usize; 3],
-    scales: ScaleMode,
+    scales: ScaleShape,
     has_bias: bool,
 }
 
@@ -104,19 +105,19 @@ impl Parameters {
         if let Some((_leading, after)) = take_numbers::<3>(rest, "_ld") {
             rest = after;
         }
-        let (mut scales, mut has_bias) = (ScaleMode::None, false);
+        let (mut scales, mut has_bias) = (ScaleShape::None, false);
         if is_scaled {
             // The older form does not say how scales are spread.
-            scales = ScaleMode::Tensor;
+            scales = ScaleShape::Tensor;
             if let Some(([rowwise], after)) = take_numbers::<1>(rest, "_rw") {
-                scales = if rowwise == 1 { ScaleMode::Row } else { ScaleMode::Tensor };
+                scales = if rowwise == 1 { ScaleShape::Channel } else { ScaleShape::Tensor };
                 let bias = after.strip_prefix("_bias_")?;
                 let end = bias.find('_').unwrap_or(bias.len());
                 has_bias = &bias[..end] != "None";
                 rest = &bias[end..];
             }
             if let Some(([rows, columns], after)) = take_numbers::<2>(rest, "_block") {
-                scales = ScaleMode::Block { rows, columns };
+                scales = ScaleShape::Block { rows, columns };
                 rest = after;
             }
         }
@@ -130,7 +131,7 @@ impl GemmProblem {
     pub fn operation_signature(&self) -> String {
         let [weight, activation, output] = [self.weight, self.activation, self.output].map(type_name);
         let gated = if self.is_gated { "Gated" } else { "" };
-        if self.scales != ScaleMode::None {
+        if self.scales != ScaleShape::None {
             return format!("{gated}ScaledGemmTunableOp_{weight}_{activation}_{output}_TN");
         }
         let bias = if self.has_bias { "AndBias" } else { "" };
@@ -147,10 +148,10 @@ impl GemmProblem {
         let sizes = format!("tn_{m}_{n}_{k}_ld_{k}_{k}_{}", self.output_columns());
         let bias = if self.has_bias { type_name(self.output) } else { "None" };
         match self.scales {
-            ScaleMode::None => sizes,
-            ScaleMode::Tensor => format!("{sizes}_rw_0_bias_{bias}"),
-            ScaleMode::Row => format!("{sizes}_rw_1_bias_{bias}"),
-            ScaleMode::Block { rows, columns } => {
+            ScaleShape::None => sizes,
+            ScaleShape::Tensor => format!("{sizes}_rw_0_bias_{bias}"),
+            ScaleShape::Channel => format!("{sizes}_rw_1_bias_{bias}"),
+            ScaleShape::Block { rows, columns } => {
                 format!("{sizes}_rw_0_bias_{bias}_block_{rows}_{columns}")
             }
         }
@@ -167,7 +168,7 @@ impl GemmProblem {
             .ok_or_else(|| SignatureError::Parameters(parameters.to_owned()))?;
         let [rows, tokens, columns] = found.sizes;
         let empty_block =
-            matches!(found.scales, ScaleMode::Block { rows, columns } if rows == 0 || columns == 0);
+            matches!(found.scales, ScaleShape::Block { rows, columns } if rows == 0 || columns == 0);
         if rows == 0 || tokens == 0 || columns == 0 || empty_block || (op.is_gated && rows < 2) {
             return Err(SignatureError::Zero(parameters.to_owned()));
         }
@@ -199,7 +200,7 @@ mod tests {
             weight: DataType::BF16,
             activation: DataType::BF16,
             output: DataType::BF16,
-            scales: ScaleMode::None,
+            scales: ScaleShape::None,
             has_bias: false,
             is_gated: false,
         }
@@ -208,8 +209,8 @@ mod tests {
     #[test]
     fn names_are_those_of_tunable_op() {
         let plain = problem();
-        let scaled = GemmProblem { weight: E4M3, activation: E4M3, scales: ScaleMode::Row, ..plain };
-        let blocks = ScaleMode::Block { rows: 128, columns: 64 };
+        let scaled = GemmProblem { weight: E4M3, activation: E4M3, scales: ScaleShape::Channel, ..plain };
+        let blocks = ScaleShape::Block { rows: 128, columns: 64 };
         let block = GemmProblem { scales: blocks, has_bias: true, is_gated: true, ..scaled };
         let mixed = GemmProblem { activation: DataType::F32, output: DataType::F32, ..plain };
         let expected = [
@@ -241,7 +242,7 @@ mod tests {
     #[test]
     fn all_types_and_scales_come_back() {
         for (_, weight) in TYPES {
-            for scales in [ScaleMode::None, ScaleMode::Tensor, ScaleMode::Row] {
+            for scales in [ScaleShape::None, ScaleShape::Tensor, ScaleShape::Channel] {
                 for (has_bias, is_gated) in [(false, false), (true, false), (false, true), (true, true)] {
                     let problem = GemmProblem { weight, scales, has_bias, is_gated, ..problem() };
                     let (operation, parameters) =
@@ -258,7 +259,7 @@ mod tests {
         assert_eq!(plain, Ok(problem()));
         let operation = "ScaledGemmTunableOp_Float8_e4m3fnuz_Float8_e4m3fnuz_BFloat16_TN";
         let scaled = GemmProblem::from_signatures(operation, "tn_6144_13_4096").unwrap();
-        assert_eq!((scaled.scales, scaled.bucket.tokens()), (ScaleMode::Tensor, 16));
+        assert_eq!((scaled.scales, scaled.bucket.tokens()), (ScaleShape::Tensor, 16));
     }
 
     #[test]

@@ -66,6 +66,7 @@ fn read_row(table: &PackedLinear, row: usize, target: &mut [f32]) {
         Encoding::BF16 => read(table, row, target, |bytes| bf16::from_le_bytes(bytes).to_f32()),
         Encoding::E4M3 => read(table, row, target, |[code]: [u8; 1]| E4M3::from_bits(code).to_f32()),
         Encoding::E5M2 => read(table, row, target, |[code]: [u8; 1]| E5M2::from_bits(code).to_f32()),
+        Encoding::I8 => read(table, row, target, |[code]: [u8; 1]| f32::from(code.cast_signed())),
     }
     if table.is_scaled() {
         for (column, value) in target.iter_mut().enumerate() {
@@ -109,6 +110,7 @@ mod tests {
             DataType::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
             DataType::BF16 => bf16::from_f32(value).to_le_bytes().to_vec(),
             DataType::F8(format) => vec![format.encode(value)],
+            DataType::I8 => vec![(value as i8).cast_unsigned()],
         });
         (bytes.collect(), values)
     }

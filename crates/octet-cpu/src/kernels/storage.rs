@@ -80,7 +80,7 @@ impl StorageKind {
             DataType::F16 => Ok(Self::F16),
             DataType::F8(Float8Format::E4M3) => Ok(Self::E4m3),
             DataType::F8(Float8Format::E5M2) => Ok(Self::E5m2),
-            DataType::F8(Float8Format::E4M3Fnuz | Float8Format::E5M2Fnuz) => {
+            DataType::I8 | DataType::F8(Float8Format::E4M3Fnuz | Float8Format::E5M2Fnuz) => {
                 Err(BackendError::UnsupportedDataType {
                     what: "the KV cache",
                     data_type,

@@ -116,6 +116,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `source` is valid for reading 32 bytes.
     unsafe fn load_f16(self, source: *const u8) -> Self::F32;
 
+    /// Reads sixteen signed bytes.
+    ///
+    /// # Safety
+    /// `source` is valid for reading 16 bytes.
+    unsafe fn load_i8(self, source: *const u8) -> Self::F32;
+
     /// Reads sixteen bytes, extends their signs to 16 bits, shifts them left, masks them, and takes them for binary16.
     ///
     /// # Safety

@@ -92,6 +92,13 @@ impl Simd for Portable {
     }
 
     #[inline]
+    unsafe fn load_i8(self, source: *const u8) -> Self::F32 {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { source.cast::<[i8; LANES]>().read_unaligned() };
+        map(bytes, f32::from)
+    }
+
+    #[inline]
     unsafe fn load_bytes_as_f16<const SHIFT: i32>(self, source: *const u8, mask: u16) -> Self::F32 {
         // SAFETY: the caller's promise.
         let bytes = unsafe { source.cast::<[i8; LANES]>().read_unaligned() };

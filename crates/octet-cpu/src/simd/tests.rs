@@ -92,6 +92,7 @@ impl Kernel for Loads<'_> {
                 simd.as_f32(simd.shift_right_signed_16::<4>(bits)),
                 simd.as_f32(simd.and(bits, 0xFFFF_0000)),
                 simd.load_first(source.cast::<f32>(), 5),
+                simd.load_i8(source),
             ]
         };
         let mut results = Vec::new();

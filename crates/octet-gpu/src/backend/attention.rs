@@ -100,7 +100,7 @@ impl CachePlan {
         }
         let limit = match spec.data_type {
             DataType::F8(format) => format.max() / factor,
-            DataType::F32 | DataType::F16 | DataType::BF16 => f32::INFINITY,
+            DataType::F32 | DataType::F16 | DataType::BF16 | DataType::I8 => f32::INFINITY,
         };
         Ok(Self { element_type, bytes, factor, limit })
     }

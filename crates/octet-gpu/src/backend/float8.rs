@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use octet_backend::{BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale};
+use octet_backend::{BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, ScaleShape};
 use octet_float8::Float8Format;
 
 use crate::GpuError;
@@ -58,7 +58,7 @@ pub(super) fn input_scale(
 ) -> Option<InputScale> {
     let DataType::F8(format) = spec.data_type else { return None };
     let is_e4m3 = matches!(format, Float8Format::E4M3 | Float8Format::E4M3Fnuz);
-    let has_blocks = parts.iter().any(|part| matches!(part.scale, WeightScale::Block { .. }));
+    let has_blocks = parts.iter().any(|part| matches!(part.scale.shape(), ScaleShape::Block { .. }));
     if !architecture.multiplies_float8() || !is_e4m3 || has_blocks || spec.usage == LinearUse::Embed {
         return None;
     }

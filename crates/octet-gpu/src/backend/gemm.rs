@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use octet_backend::{
-    BackendError, DataType, GemmProblem, LinearPart, LinearSpec, LinearUse, ScaleMode, TokenBucket,
+    BackendError, DataType, GemmProblem, LinearPart, LinearSpec, LinearUse, ScaleShape, TokenBucket,
 };
 
 use crate::backend::GpuBackend;
@@ -340,7 +340,7 @@ impl GpuBackend {
             weight,
             activation: if has_float8_inputs { weight } else { self.activation_type() },
             output: self.activation_type(),
-            scales: ScaleMode::of_parts(parts),
+            scales: ScaleShape::finest(parts.iter().map(|part| part.scale.shape())),
             has_bias: spec.bias.is_some(),
             is_gated: spec.usage == LinearUse::Gated,
         };

@@ -1,6 +1,6 @@
 //! Linears: checked and packed at load, multiplied by one of three kernels.
 
-use octet_backend::{BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, WeightScale};
+use octet_backend::{BackendError, DataType, InputScale, LinearPart, LinearSpec, LinearUse, ScaleShape};
 use octet_float8::Float8Format;
 use std::sync::Arc;
 
@@ -74,6 +74,8 @@ pub(super) fn element_type(
     what: &'static str,
     data_type: DataType,
 ) -> Result<(ElementType, f32), BackendError> {
+    let supported = "float32, float16, bfloat16, fp8_e4m3, fp8_e5m2; of weights, the CPU keeps int8 too";
+    let unsupported = BackendError::UnsupportedDataType { what, data_type, supported };
     match data_type {
         DataType::F32 => Ok((ElementType::F32, 1.0)),
         DataType::F16 => Ok((ElementType::F16, 1.0)),
@@ -83,10 +85,9 @@ pub(super) fn element_type(
                 Float8Format::E4M3 | Float8Format::E4M3Fnuz => ElementType::E4M3,
                 Float8Format::E5M2 | Float8Format::E5M2Fnuz => ElementType::E5M2,
             };
-            let supported = "float32, float16, bfloat16, fp8_e4m3, fp8_e5m2";
-            let unsupported = BackendError::UnsupportedDataType { what, data_type, supported };
             architecture.float8(format).map(|(_, factor)| (element, factor)).ok_or(unsupported)
         }
+        DataType::I8 => Err(unsupported),
     }
 }
 
@@ -97,23 +98,22 @@ impl LinearPlan {
         spec: &LinearSpec,
         parts: &[LinearPart<'_>],
     ) -> Result<Self, BackendError> {
-        let (rows, columns) = pack::check_shapes(spec, parts)?;
+        let (rows, columns) = spec.check(parts)?;
         let (element_type, _) = element_type(architecture, "weights", spec.data_type)?;
         let group_columns = group_columns(parts, columns)?;
         let groups = columns.div_ceil(group_columns);
         let mut scales = Vec::new();
         let mut are_needed = false;
         for part in parts {
-            pack::check_conversion(part.weight.data_type, spec.data_type)?;
             // FNUZ bytes mean half, so their scales double; scales of codes that are FNUZ already stay.
             let factor = match part.weight.data_type {
                 DataType::F8(format) => architecture.float8(format).map_or(1.0, |(_, factor)| factor),
                 _ => 1.0,
             };
-            are_needed |= factor != 1.0 || !matches!(part.scale, WeightScale::None);
+            are_needed |= factor != 1.0 || part.scale.shape() != ScaleShape::None;
             for row in 0..part.weight.rows {
                 for group in 0..groups {
-                    scales.push(factor * pack::scale_at(&part.scale, columns, row, group * group_columns));
+                    scales.push(factor * part.scale.at(columns, row, group * group_columns));
                 }
             }
         }
@@ -140,7 +140,7 @@ impl LinearPlan {
 fn group_columns(parts: &[LinearPart<'_>], columns: usize) -> Result<usize, BackendError> {
     let mut found = columns;
     for part in parts {
-        let WeightScale::Block { columns_per_block, .. } = part.scale else { continue };
+        let ScaleShape::Block { columns: columns_per_block, .. } = part.scale.shape() else { continue };
         if columns_per_block >= columns {
             continue;
         }

@@ -1,105 +1,9 @@
-//! Checks of what is handed over, and its conversion to what is kept.
+//! Conversion of what is handed over to what is kept, and checks of its values.
 
 use std::ops::Range;
 
 use half::{bf16, f16};
-use octet_backend::{BackendError, DataType, LinearPart, LinearSpec, LinearUse, WeightScale, WeightView};
-
-/// Fails with both shapes unless they agree.
-fn expect_shape(found: (usize, usize), expected: (usize, usize)) -> Result<(), BackendError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(BackendError::Shape {
-        found_rows: found.0,
-        found_columns: found.1,
-        expected_rows: expected.0,
-        expected_columns: expected.1,
-    })
-}
-
-/// The linear's rows and columns, if its parts, scales and bias fit together.
-pub(super) fn check_shapes(
-    spec: &LinearSpec,
-    parts: &[LinearPart<'_>],
-) -> Result<(usize, usize), BackendError> {
-    let columns = parts.first().map_or(0, |part| part.weight.columns);
-    let rows: usize = parts.iter().map(|part| part.weight.rows).sum();
-    expect_shape((rows, columns), (rows.max(1), columns.max(1)))?;
-    for part in parts {
-        let view = &part.weight;
-        expect_shape((view.rows, view.columns), (view.rows.max(1), columns))?;
-        check_extent(view)?;
-        check_scales(part)?;
-    }
-    if spec.usage == LinearUse::Gated {
-        let each = parts[0].weight.rows;
-        expect_shape((rows, columns), (2 * each, columns))?;
-        expect_shape((parts.len(), columns), (2, columns))?;
-    }
-    if let Some(bias) = &spec.bias {
-        expect_shape((bias.len(), 1), (rows, 1))?;
-        if let Some(row) = bias.iter().position(|value| !value.is_finite()) {
-            return Err(BackendError::NotFinite { row, column: 0 });
-        }
-    }
-    for (what, value) in [("a weight's rows", rows), ("a weight's columns", columns)] {
-        let limit = u32::MAX as usize / 2;
-        if value > limit {
-            return Err(BackendError::Limit { what, value, limit });
-        }
-    }
-    Ok((rows, columns))
-}
-
-/// A view must hold all the rows that it claims: the last one ends at its last column, not at its stride.
-fn check_extent(view: &WeightView<'_>) -> Result<(), BackendError> {
-    let held = view.bytes.len() / view.data_type.bytes();
-    let needed = view.row_stride.checked_mul(view.rows - 1).and_then(|start| start.checked_add(view.columns));
-    if view.row_stride >= view.columns && needed.is_some_and(|needed| needed <= held) {
-        return Ok(());
-    }
-    expect_shape((held / view.row_stride.max(1), view.row_stride), (view.rows, view.columns))
-}
-
-fn check_scales(part: &LinearPart<'_>) -> Result<(), BackendError> {
-    let (rows, columns) = (part.weight.rows, part.weight.columns);
-    match part.scale {
-        WeightScale::None | WeightScale::Tensor(_) => Ok(()),
-        WeightScale::Channel(scales) => expect_shape((scales.len(), 1), (rows, 1)),
-        WeightScale::Block { scales, rows_per_block, columns_per_block } => {
-            expect_shape(
-                (rows_per_block, columns_per_block),
-                (rows_per_block.max(1), columns_per_block.max(1)),
-            )?;
-            let expected = rows.div_ceil(rows_per_block) * columns.div_ceil(columns_per_block);
-            expect_shape((scales.len(), 1), (expected, 1))
-        }
-    }
-}
-
-/// FP8 stays the FP8 that it is (or its FNUZ twin); the others convert among each other.
-pub(super) fn check_conversion(stored: DataType, target: DataType) -> Result<(), BackendError> {
-    let supported = match (stored, target) {
-        (DataType::F8(from), DataType::F8(to)) if from == to || from.to_fnuz() == to => return Ok(()),
-        (DataType::F8(_), _) => "the linear's own FP8 format, or the OCP format of an FNUZ linear",
-        (_, DataType::F8(_)) => "FP8 with its scales: quantize before loading",
-        _ => return Ok(()),
-    };
-    Err(BackendError::UnsupportedDataType { what: "a part of this linear", data_type: stored, supported })
-}
-
-/// The scale of an element.
-pub(super) fn scale_at(scale: &WeightScale<'_>, columns: usize, row: usize, column: usize) -> f32 {
-    match *scale {
-        WeightScale::None => 1.0,
-        WeightScale::Tensor(scale) => scale,
-        WeightScale::Channel(scales) => scales[row],
-        WeightScale::Block { scales, rows_per_block, columns_per_block } => {
-            scales[row / rows_per_block * columns.div_ceil(columns_per_block) + column / columns_per_block]
-        }
-    }
-}
+use octet_backend::{BackendError, DataType, LinearPart, ScaleShape};
 
 /// Writes rows of a part as they are kept, `row_bytes` each, padded with zeros.
 ///
@@ -165,6 +69,7 @@ fn convert(from: DataType, stored: &[u8], target: DataType, kept: &mut [u8], col
         DataType::F16 => f16::from_le_bytes(two()).to_f32(),
         DataType::BF16 => bf16::from_le_bytes(two()).to_f32(),
         DataType::F8(format) => format.decode(stored[column]),
+        DataType::I8 => unreachable!("integers are refused before"),
     };
     let size = target.bytes();
     let kept = &mut kept[column * size..(column + 1) * size];
@@ -179,7 +84,7 @@ fn convert(from: DataType, stored: &[u8], target: DataType, kept: &mut [u8], col
             kept.copy_from_slice(&narrow.to_le_bytes());
             narrow.is_finite()
         }
-        DataType::F32 | DataType::F8(_) => {
+        DataType::F32 | DataType::F8(_) | DataType::I8 => {
             kept.copy_from_slice(&value.to_le_bytes()[..size]);
             value.is_finite()
         }
@@ -190,12 +95,12 @@ fn convert(from: DataType, stored: &[u8], target: DataType, kept: &mut [u8], col
 fn check_products(part: &LinearPart<'_>, row: usize) -> Result<(), BackendError> {
     let DataType::F8(format) = part.weight.data_type else { return check_wide(part, row) };
     let columns = part.weight.columns;
-    let across = match part.scale {
-        WeightScale::Block { columns_per_block, .. } => columns_per_block,
+    let across = match part.scale.shape() {
+        ScaleShape::Block { columns, .. } => columns,
         _ => columns,
     };
     for first in (0..columns).step_by(across) {
-        let scale = scale_at(&part.scale, columns, row, first);
+        let scale = part.scale.at(columns, row, first);
         if (scale * format.max()).is_finite() {
             continue;
         }
@@ -210,6 +115,6 @@ fn check_products(part: &LinearPart<'_>, row: usize) -> Result<(), BackendError>
 /// Wide weights with scales are unusual: only the scale itself is looked at.
 fn check_wide(part: &LinearPart<'_>, row: usize) -> Result<(), BackendError> {
     let columns = part.weight.columns;
-    let scale = scale_at(&part.scale, columns, row, 0);
+    let scale = part.scale.at(columns, row, 0);
     if scale.is_finite() { Ok(()) } else { Err(BackendError::NotFinite { row, column: 0 }) }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use octet_backend::{
-    Activation, Backend, BackendError, DataType, GemmProblem, GemmRun, ScaleMode, TunableBackend, Validator,
+    Activation, Backend, BackendError, DataType, GemmProblem, GemmRun, ScaleShape, TunableBackend, Validator,
 };
 use octet_float8::Float8Format;
 
@@ -97,7 +97,7 @@ impl TunableBackend for GpuBackend {
             wide => wide,
         };
         linear::element_type(self.device.architecture(), "weights", weight).ok()?;
-        if let ScaleMode::Block { columns, .. } = problem.scales
+        if let ScaleShape::Block { columns, .. } = problem.scales
             && columns < problem.columns
             && !columns.is_multiple_of(BLOCK_COLUMNS)
         {
@@ -108,7 +108,7 @@ impl TunableBackend for GpuBackend {
             && self.takes_float8_inputs
             && self.device.architecture().multiplies_float8()
             && matches!(weight, DataType::F8(Float8Format::E4M3 | Float8Format::E4M3Fnuz))
-            && !matches!(problem.scales, ScaleMode::Block { .. });
+            && !matches!(problem.scales, ScaleShape::Block { .. });
         let wide = self.activation_type();
         let activation = if is_quantized { weight } else { wide };
         let output = if problem.output == DataType::F32 { DataType::F32 } else { wide };

@@ -305,6 +305,7 @@ pub(crate) const fn type_number(data_type: DataType) -> c_int {
     match data_type {
         DataType::F32 => 0,
         DataType::F16 => 2,
+        DataType::I8 => 3,
         DataType::BF16 => 14,
         DataType::F8(Float8Format::E4M3) => 28,
         DataType::F8(Float8Format::E5M2) => 29,

@@ -1,6 +1,6 @@
 //! Which products a library is asked for.
 
-use octet_backend::{DataType, GemmProblem, ScaleMode};
+use octet_backend::{DataType, GemmProblem, ScaleShape};
 
 use crate::Kind;
 
@@ -32,16 +32,16 @@ impl Description {
             return None;
         }
         let has_scales = match (operand, problem.scales) {
-            (DataType::BF16 | DataType::F16, ScaleMode::None) => false,
+            (DataType::BF16 | DataType::F16, ScaleShape::None) => false,
             // Scales of a tensor are kept for each of its rows.
-            (DataType::F8(_), ScaleMode::Tensor | ScaleMode::Row) => true,
+            (DataType::F8(_), ScaleShape::Tensor | ScaleShape::Channel) => true,
             _ => return None,
         };
         let fits = match output {
             DataType::F32 => true,
             DataType::BF16 => operand != DataType::F16,
             DataType::F16 => operand == DataType::F16,
-            DataType::F8(_) => false,
+            DataType::F8(_) | DataType::I8 => false,
         };
         fits.then_some(Self {
             features: problem.rows,
@@ -74,7 +74,7 @@ mod tests {
             weight: DataType::BF16,
             activation: DataType::BF16,
             output: DataType::F32,
-            scales: ScaleMode::None,
+            scales: ScaleShape::None,
             has_bias: false,
             is_gated: false,
         };
@@ -87,16 +87,17 @@ mod tests {
             None,
             "it wants a bias of the output's type"
         );
-        let quantized = GemmProblem { weight: float8, activation: float8, scales: ScaleMode::Row, ..problem };
+        let quantized =
+            GemmProblem { weight: float8, activation: float8, scales: ScaleShape::Channel, ..problem };
         assert!(Description::of(Kind::Hip, &quantized, STRIDES).unwrap().has_scales);
         for other in [
-            GemmProblem { weight: float8, scales: ScaleMode::Row, ..problem },
-            GemmProblem { scales: ScaleMode::Block { rows: 128, columns: 128 }, ..quantized },
-            GemmProblem { scales: ScaleMode::None, ..quantized },
+            GemmProblem { weight: float8, scales: ScaleShape::Channel, ..problem },
+            GemmProblem { scales: ScaleShape::Block { rows: 128, columns: 128 }, ..quantized },
+            GemmProblem { scales: ScaleShape::None, ..quantized },
             GemmProblem { activation: DataType::F32, ..problem },
             GemmProblem { weight: DataType::F32, activation: DataType::F32, ..problem },
             GemmProblem { output: DataType::F16, ..problem },
-            GemmProblem { scales: ScaleMode::Tensor, ..problem },
+            GemmProblem { scales: ScaleShape::Tensor, ..problem },
         ] {
             assert_eq!(Description::of(Kind::Hip, &other, STRIDES), None, "{other}");
         }

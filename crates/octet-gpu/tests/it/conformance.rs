@@ -10,6 +10,7 @@ use crate::simulator::backend;
 
 fn claims() -> Claims {
     Claims {
+        int8_weights: false,
         float8_weights: vec![Float8Format::E4M3, Float8Format::E5M2],
         activation_type: DataType::F32,
         // Queries and probabilities are bf16.

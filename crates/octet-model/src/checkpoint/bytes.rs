@@ -46,6 +46,7 @@ impl Bytes {
             DataType::F16 => bytemuck::cast_slice::<u8, f16>(bytes).iter().map(|it| it.to_f32()).collect(),
             DataType::BF16 => bytemuck::cast_slice::<u8, bf16>(bytes).iter().map(|it| it.to_f32()).collect(),
             DataType::F8(format) => bytes.iter().map(|&code| format.decode(code)).collect(),
+            DataType::I8 => bytes.iter().map(|&code| f32::from(code.cast_signed())).collect(),
         }
     }
 }

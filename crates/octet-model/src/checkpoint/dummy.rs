@@ -2,7 +2,6 @@
 
 use half::{bf16, f16};
 use octet_backend::DataType;
-use octet_float8::Float8Format;
 
 /// Standard deviation of the weights, as transformers initialises them.
 const DEVIATION: f32 = 0.02;
@@ -21,7 +20,7 @@ pub(crate) struct Dummy {
 }
 
 impl Dummy {
-    /// A generator of weights in one element type. FP8 weights are meant with the scale [`Dummy::SCALE`].
+    /// A generator of weights in one element type. Codes are meant with the scale [`Dummy::SCALE`].
     pub(crate) fn new(data_type: DataType, seed: u64) -> Self {
         let mut random = SplitMix(seed);
         let mut pattern = Vec::with_capacity(PATTERN * data_type.bytes());
@@ -32,16 +31,15 @@ impl Dummy {
                 DataType::F16 => pattern.extend(f16::from_f32(weight).to_le_bytes()),
                 DataType::BF16 => pattern.extend(bf16::from_f32(weight).to_le_bytes()),
                 DataType::F8(format) => pattern.push(format.encode_saturating(weight / Self::SCALE)),
+                DataType::I8 => pattern.push(((weight / Self::SCALE).round() as i8).cast_unsigned()),
             }
         }
         Self { data_type, seed, pattern }
     }
 
-    /// The scale that goes with FP8 weights: five deviations stand at half of E4M3's range.
+    /// The scale that goes with codes: five deviations stand at half of E4M3's range. The few that are beyond the range of
+    /// integers are cut to it.
     pub(crate) const SCALE: f32 = 5.0 * DEVIATION / 224.0;
-
-    /// The FP8 format that quantized dummies have.
-    pub(crate) const FLOAT8: DataType = DataType::F8(Float8Format::E4M3);
 
     /// Fills a tensor of the generator's type.
     pub(crate) fn fill(&self, name: &str, columns: usize, target: &mut [u8]) {
@@ -91,7 +89,10 @@ impl SplitMix {
 
 #[cfg(test)]
 mod tests {
+    use octet_float8::Float8Format;
+
     use super::*;
+    use crate::quantization::FLOAT8;
 
     #[test]
     fn weights_have_the_right_spread_and_are_the_same_each_time() {
@@ -114,7 +115,7 @@ mod tests {
 
     #[test]
     fn float8_weights_have_the_same_spread_after_scaling() {
-        let dummy = Dummy::new(Dummy::FLOAT8, 0);
+        let dummy = Dummy::new(FLOAT8, 0);
         let mut codes = vec![0; 10_000];
         dummy.fill("w", 100, &mut codes);
         let squares = codes.iter().map(|&code| Float8Format::E4M3.decode(code).powi(2)).sum::<f32>();

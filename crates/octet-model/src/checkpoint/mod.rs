@@ -208,6 +208,7 @@ pub(crate) fn data_type(element: Dtype) -> Option<DataType> {
         Dtype::F8_E5M2 => Some(DataType::F8(Float8Format::E5M2)),
         Dtype::F8_E4M3FNUZ => Some(DataType::F8(Float8Format::E4M3Fnuz)),
         Dtype::F8_E5M2FNUZ => Some(DataType::F8(Float8Format::E5M2Fnuz)),
+        Dtype::I8 => Some(DataType::I8),
         _ => None,
     }
 }

@@ -1,8 +1,9 @@
 //! `quant_method: "compressed-tensors"`: the layout of llm-compressor and of most FP8 models on the Hub.
 
+use octet_backend::{DataType, ScaleShape, WeightFormat};
 use serde_json::Value;
 
-use super::{ActivationScheme, Granularity, LinearScheme, Pattern, block, patterns, unsupported};
+use super::{ActivationScheme, FLOAT8, LinearScheme, Pattern, block, patterns, unsupported};
 use crate::ModelError;
 use crate::config::fields::Fields;
 
@@ -108,11 +109,10 @@ impl Group {
             None => Ok(LinearScheme::Plain),
             Some(weights) => {
                 let weights = Fields::new(fields.file(), path, weights);
-                match weight_granularity(&weights, format)? {
+                match weight_format(&weights, format)? {
                     Err(refused) => Err(refused),
-                    Ok(granularity) => {
-                        activation(fields)?.map(|activation| LinearScheme::Float8 { granularity, activation })
-                    }
+                    Ok(format) => activation(fields, format.element)?
+                        .map(|activation| LinearScheme::Quantized { format, activation }),
                 }
             }
         };
@@ -124,18 +124,22 @@ impl Group {
     }
 }
 
-/// Which weights share a scale, or what it is that is not supported.
-fn weight_granularity(fields: &Fields<'_>, format: &str) -> Result<Result<Granularity, String>, ModelError> {
+/// How weights are stored, or what it is that is not supported.
+fn weight_format(fields: &Fields<'_>, format: &str) -> Result<Result<WeightFormat, String>, ModelError> {
     let kind = fields.text("type")?.unwrap_or("int");
     let bits = fields.positive("num_bits")?.unwrap_or(8);
-    let is_plain_format =
-        matches!(format, "dense" | "naive-quantized" | "float-quantized" | "mixed-precision");
-    if kind != "float" || bits != 8 || !is_plain_format {
-        return Ok(Err(format!("compressed-tensors {format} with weights of {kind} {bits} bits")));
-    }
+    // Others pack several elements into a word.
+    let is_plain_format = matches!(
+        format,
+        "dense" | "naive-quantized" | "float-quantized" | "int-quantized" | "mixed-precision"
+    );
+    let element = match element(kind, bits) {
+        Some(element) if is_plain_format => element,
+        _ => return Ok(Err(format!("compressed-tensors {format} with weights of {kind} {bits} bits"))),
+    };
     fields.refuse_all_but(&[&TENSOR_READ, &TENSOR_HARMLESS])?;
     if !fields.flag_or("symmetric", true)? {
-        return Ok(Err("compressed-tensors with asymmetric FP8 weights".to_owned()));
+        return Ok(Err(format!("compressed-tensors with asymmetric weights of {kind} {bits} bits")));
     }
     let structure = block(fields, "block_structure")?;
     let group_size = fields.number("group_size")?;
@@ -146,25 +150,42 @@ fn weight_granularity(fields: &Fields<'_>, format: &str) -> Result<Result<Granul
         (None, Some(_)) => "channel",
     };
     let strategy = fields.text("strategy")?.unwrap_or(default);
-    Ok(match (strategy, structure) {
-        ("tensor", _) => Ok(Granularity::Tensor),
-        ("channel", _) => Ok(Granularity::Channel),
-        ("block", Some(block)) => Ok(block),
+    let scale = match (strategy, structure) {
+        ("tensor", _) => ScaleShape::Tensor,
+        ("channel", _) => ScaleShape::Channel,
+        ("block", Some(block)) => block,
         ("block", None) => return Err(fields.error("block_structure", "[rows, columns] of a block")),
-        (other, _) => Err(format!("compressed-tensors FP8 weights with strategy {other}")),
-    })
+        (other, _) => {
+            return Ok(Err(format!(
+                "compressed-tensors weights of {kind} {bits} bits with strategy {other}"
+            )));
+        }
+    };
+    Ok(Ok(WeightFormat { element, scale }))
 }
 
-/// Any dynamic input is quantized at run time; a static one must have one scale for all.
-fn activation(fields: &Fields<'_>) -> Result<Result<ActivationScheme, String>, ModelError> {
+/// The element of a kind and a number of bits.
+fn element(kind: &str, bits: usize) -> Option<DataType> {
+    match (kind, bits) {
+        ("float", 8) => Some(FLOAT8),
+        ("int", 8) => Some(DataType::I8),
+        _ => None,
+    }
+}
+
+/// Any dynamic input is quantized at run time; a static one must have one scale for all. Inputs are codes of the weights'
+/// kind.
+fn activation(fields: &Fields<'_>, weight: DataType) -> Result<Result<ActivationScheme, String>, ModelError> {
     let Some(input) = fields.object("input_activations")? else {
         return Ok(Ok(ActivationScheme::Unquantized));
     };
     let input = Fields::new(fields.file(), "quantization_config.config_groups.input_activations", input);
     let kind = input.text("type")?.unwrap_or("int");
     let bits = input.positive("num_bits")?.unwrap_or(8);
-    if kind != "float" || bits != 8 {
-        return Ok(Err(format!("compressed-tensors with inputs of {kind} {bits} bits")));
+    if element(kind, bits) != Some(weight) {
+        return Ok(Err(format!(
+            "compressed-tensors with inputs of {kind} {bits} bits for weights of {weight}"
+        )));
     }
     input.refuse_all_but(&[&TENSOR_READ, &TENSOR_HARMLESS])?;
     let is_dynamic = match input.get("dynamic") {

@@ -1,8 +1,9 @@
 //! `quant_method: "fp8"`: AutoFP8, DeepSeek-V3's and Qwen3-FP8's layout.
 
-use super::{ActivationScheme, Granularity, LinearScheme, block};
+use super::{ActivationScheme, LinearScheme, block};
 use crate::ModelError;
 use crate::config::fields::Fields;
+use octet_backend::ScaleShape;
 
 /// Keys that are read.
 const READ: [&str; 6] = [
@@ -33,8 +34,8 @@ impl Fp8 {
             Some("dynamic") => ActivationScheme::Dynamic,
             _ => return Err(fields.error("activation_scheme", "\"static\" or \"dynamic\"")),
         };
-        let granularity = block(fields, "weight_block_size")?.unwrap_or(Granularity::Tensor);
-        if granularity != Granularity::Tensor && activation == ActivationScheme::Static {
+        let granularity = block(fields, "weight_block_size")?.unwrap_or(ScaleShape::Tensor);
+        if granularity != ScaleShape::Tensor && activation == ActivationScheme::Static {
             return Err(fields.error("activation_scheme", "\"dynamic\", because weight_block_size is set"));
         }
         if let Some(format) = fields.text("fmt")?
@@ -46,7 +47,7 @@ impl Fp8 {
         if ignored.is_empty() {
             ignored = fields.texts("modules_to_not_convert")?;
         }
-        Ok(Self { scheme: LinearScheme::Float8 { granularity, activation }, ignored })
+        Ok(Self { scheme: LinearScheme::float8(granularity, activation), ignored })
     }
 
     pub(super) fn ignores(&self, name: &str) -> bool {

@@ -1,7 +1,7 @@
 //! How a checkpoint's linears are quantized: four layouts, read into one scheme for each linear.
 //!
 //! Each layout has its own file, which turns its part of `config.json` into rules; [`QuantizationConfig::scheme`] asks
-//! them about one linear by name. Whatever is not FP8 is refused here, before a weight is read.
+//! them about one linear by name. What no device keeps is refused here, before a weight is read.
 
 mod compressed_tensors;
 mod fp8;
@@ -13,6 +13,8 @@ mod quark;
 use std::fmt;
 use std::path::Path;
 
+use octet_backend::{DataType, ScaleShape, WeightFormat};
+use octet_float8::Float8Format;
 use serde_json::{Map, Value};
 
 use crate::config::fields::Fields;
@@ -21,23 +23,10 @@ pub use online::OnlineQuantization;
 pub(crate) use online::{NotFinite, Quantized, Values, quantize};
 pub(crate) use patterns::Pattern;
 
-const SUPPORTED: &str = "FP8 weights (per tensor, per channel, in blocks) in the layouts fp8, compressed-tensors, quark and modelopt";
+const SUPPORTED: &str = "FP8 weights (per tensor, per channel, in blocks) in the layouts fp8, compressed-tensors, quark and modelopt; symmetric 8-bit integers in the layout compressed-tensors, format int-quantized";
 
-/// Which weights share a scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Granularity {
-    /// All of a tensor.
-    Tensor,
-    /// A row, that is, an output channel.
-    Channel,
-    /// A block.
-    Block {
-        /// Rows of a block.
-        rows: usize,
-        /// Columns of a block.
-        columns: usize,
-    },
-}
+/// Stands for every format of FP8 in what is planned.
+pub(crate) const FLOAT8: DataType = DataType::F8(Float8Format::E4M3);
 
 /// What the checkpoint foresees for the linear's input on devices that multiply FP8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,25 +44,28 @@ pub(crate) enum ActivationScheme {
 pub(crate) enum LinearScheme {
     /// In 16 or 32 bits.
     Plain,
-    /// In FP8 with scales.
-    Float8 {
-        /// Of the weight.
-        granularity: Granularity,
+    /// In codes with scales.
+    Quantized {
+        /// Of the weight; `fp8_e4m3` stands for every format of FP8.
+        format: WeightFormat,
         /// Of the input.
         activation: ActivationScheme,
     },
 }
 
+impl LinearScheme {
+    /// FP8.
+    fn float8(scale: ScaleShape, activation: ActivationScheme) -> Self {
+        Self::Quantized { format: WeightFormat { element: FLOAT8, scale }, activation }
+    }
+}
+
 impl fmt::Display for LinearScheme {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Float8 { granularity, activation } = self else {
+        let Self::Quantized { format, activation } = self else {
             return formatter.write_str("not quantized");
         };
-        match granularity {
-            Granularity::Tensor => formatter.write_str("FP8 per tensor")?,
-            Granularity::Channel => formatter.write_str("FP8 per channel")?,
-            Granularity::Block { rows, columns } => write!(formatter, "FP8 in blocks of {rows}x{columns}")?,
-        }
+        write!(formatter, "{format}")?;
         formatter.write_str(match activation {
             ActivationScheme::Unquantized => ", 16-bit input",
             ActivationScheme::Dynamic => ", dynamic input scales",
@@ -196,7 +188,7 @@ impl QuantizationConfig {
     }
 }
 
-/// The error for whatever is not FP8.
+/// The error for what no device keeps.
 fn unsupported(found: impl Into<String>) -> ModelError {
     ModelError::Unsupported { what: "the quantization", found: found.into(), supported: SUPPORTED.to_owned() }
 }
@@ -212,14 +204,14 @@ fn patterns(fields: &Fields<'_>, key: &str) -> Result<Vec<Pattern>, ModelError> 
 }
 
 /// A block's size under a key: `[rows, columns]`.
-fn block(fields: &Fields<'_>, key: &str) -> Result<Option<Granularity>, ModelError> {
+fn block(fields: &Fields<'_>, key: &str) -> Result<Option<ScaleShape>, ModelError> {
     let Some(value) = fields.get(key) else { return Ok(None) };
     let size = |index| {
         let size = value.get(index).and_then(serde_json::Value::as_u64).filter(|&size| size > 0);
         size.and_then(|size| usize::try_from(size).ok())
     };
     match (value.as_array().map(Vec::len), size(0), size(1)) {
-        (Some(2), Some(rows), Some(columns)) => Ok(Some(Granularity::Block { rows, columns })),
+        (Some(2), Some(rows), Some(columns)) => Ok(Some(ScaleShape::Block { rows, columns })),
         _ => Err(fields.error(key, "two positive integers, [rows, columns]")),
     }
 }

@@ -1,9 +1,10 @@
 //! `quant_method: "modelopt"`: NVIDIA's layout, in `config.json` or in `hf_quant_config.json` beside it.
 
 use super::patterns::glob_matches;
-use super::{ActivationScheme, Granularity, LinearScheme, unsupported};
+use super::{ActivationScheme, LinearScheme, unsupported};
 use crate::ModelError;
 use crate::config::fields::Fields;
+use octet_backend::ScaleShape;
 
 /// Keys that are read, in either form.
 const READ: [&str; 7] = [
@@ -40,8 +41,8 @@ impl ModelOpt {
         let algorithm = inner.text("quant_algo")?;
         let algorithm = algorithm.ok_or_else(|| inner.error("quant_algo", "\"FP8\""))?.to_ascii_uppercase();
         let (granularity, activation) = match algorithm.as_str() {
-            "FP8" => (Granularity::Tensor, ActivationScheme::Static),
-            "FP8_PER_CHANNEL_PER_TOKEN" => (Granularity::Channel, ActivationScheme::Dynamic),
+            "FP8" => (ScaleShape::Tensor, ActivationScheme::Static),
+            "FP8_PER_CHANNEL_PER_TOKEN" => (ScaleShape::Channel, ActivationScheme::Dynamic),
             other => return Err(unsupported(format!("modelopt {other}"))),
         };
         let cache = inner.text("kv_cache_quant_algo")?.map(str::to_ascii_uppercase);
@@ -51,7 +52,7 @@ impl ModelOpt {
         let mut excluded = inner.texts("exclude_modules")?;
         excluded.extend(inner.texts("ignore")?);
         Ok(Self {
-            scheme: LinearScheme::Float8 { granularity, activation },
+            scheme: LinearScheme::float8(granularity, activation),
             excluded,
             has_kv_cache_scheme: cache.is_some() || is_float8_cache(&inner)?,
         })

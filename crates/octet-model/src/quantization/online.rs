@@ -6,11 +6,10 @@ use std::thread;
 
 use bytemuck::Pod;
 use half::{bf16, f16};
-use octet_backend::DataType;
+use octet_backend::{DataType, ScaleShape};
 use octet_float8::scale::{self, Blocking, Shape};
 use octet_float8::{E4M3, Element, Error};
 
-use super::Granularity;
 use crate::ModelError;
 
 /// Rows and columns of a block, as DeepSeek-V3 and Qwen3-FP8 have them.
@@ -39,11 +38,11 @@ impl OnlineQuantization {
     }
 
     /// Which weights share a scale.
-    pub(crate) fn granularity(self) -> Granularity {
+    pub(crate) fn granularity(self) -> ScaleShape {
         match self {
-            Self::Tensor => Granularity::Tensor,
-            Self::Channel => Granularity::Channel,
-            Self::Block => Granularity::Block { rows: BLOCK, columns: BLOCK },
+            Self::Tensor => ScaleShape::Tensor,
+            Self::Channel => ScaleShape::Channel,
+            Self::Block => ScaleShape::Block { rows: BLOCK, columns: BLOCK },
         }
     }
 }
@@ -110,7 +109,7 @@ pub(crate) fn quantize(parts: &[Values<'_>], how: OnlineQuantization) -> Result<
         let done = match values.data_type {
             DataType::F16 => quantize_part::<f16>(values, how, shared),
             DataType::BF16 => quantize_part::<bf16>(values, how, shared),
-            DataType::F32 | DataType::F8(_) => quantize_part::<f32>(values, how, shared),
+            DataType::F32 | DataType::F8(_) | DataType::I8 => quantize_part::<f32>(values, how, shared),
         };
         done.map_err(|(row, column)| NotFinite { part, row, column })
     };
@@ -123,7 +122,7 @@ fn largest_of_all(parts: &[Values<'_>]) -> Result<f32, NotFinite> {
         let in_part = match values.data_type {
             DataType::F16 => largest_of::<f16>(values),
             DataType::BF16 => largest_of::<bf16>(values),
-            DataType::F32 | DataType::F8(_) => largest_of::<f32>(values),
+            DataType::F32 | DataType::F8(_) | DataType::I8 => largest_of::<f32>(values),
         };
         largest = largest.max(in_part.map_err(|(row, column)| NotFinite { part, row, column })?);
     }

@@ -1,9 +1,10 @@
 //! `quant_method: "quark"`: AMD Quark's layout, that of the `amd/*-FP8-KV` models.
 
+use octet_backend::ScaleShape;
 use serde_json::{Map, Value};
 
 use super::patterns::glob_matches;
-use super::{ActivationScheme, Granularity, LinearScheme, Pattern, block, patterns, unsupported};
+use super::{ActivationScheme, LinearScheme, Pattern, block, patterns, unsupported};
 use crate::ModelError;
 use crate::config::fields::Fields;
 
@@ -142,8 +143,8 @@ fn rule(parent: &Fields<'_>, key: &str, config: &Value) -> Result<Rule, ModelErr
         Ok(Err(format!("quark with {what} in {} {}, {kind}", spec.data_type, spec.scheme)))
     };
     let granularity = match (weight.data_type.as_str(), weight.scheme.as_str(), weight.is_dynamic) {
-        ("fp8_e4m3", "per_tensor", false) => Granularity::Tensor,
-        ("fp8_e4m3", "per_channel", false) => Granularity::Channel,
+        ("fp8_e4m3", "per_tensor", false) => ScaleShape::Tensor,
+        ("fp8_e4m3", "per_channel", false) => ScaleShape::Channel,
         ("fp8_e4m3", "per_block", false) => match weight.block {
             Some(block) => block,
             None => return Err(fields.error("weight", "a weight with block_size")),
@@ -158,7 +159,7 @@ fn rule(parent: &Fields<'_>, key: &str, config: &Value) -> Result<Rule, ModelErr
             _ => return refused("inputs", input),
         },
     };
-    Ok(Ok(LinearScheme::Float8 { granularity, activation }))
+    Ok(Ok(LinearScheme::float8(granularity, activation)))
 }
 
 /// One tensor's spec.
@@ -166,7 +167,7 @@ struct TensorSpec {
     data_type: String,
     scheme: String,
     is_dynamic: bool,
-    block: Option<Granularity>,
+    block: Option<ScaleShape>,
 }
 
 impl TensorSpec {

@@ -2,14 +2,14 @@
 
 use std::sync::mpsc::{Receiver, Sender};
 
-use octet_backend::DataType;
+use octet_backend::{DataType, ScaleShape};
 
 use super::plan::{LinearPlan, PartPlan, TensorPlan};
 use crate::ModelError;
 use crate::checkpoint::{Bytes, Checkpoint, Dummy};
 use crate::families::NormWeights;
 use crate::layer::sites::VectorValues;
-use crate::quantization::{Granularity, NotFinite, OnlineQuantization, Quantized, Values, quantize};
+use crate::quantization::{NotFinite, OnlineQuantization, Quantized, Values, quantize};
 
 /// Where bytes come from.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct FetchedPart {
     /// Their scales; empty if they are not FP8.
     pub(super) scales: Vec<f32>,
     /// Which values share a scale.
-    pub(super) granularity: Option<Granularity>,
+    pub(super) shape: ScaleShape,
 }
 
 /// A part's values, `[rows, columns]`.
@@ -86,7 +86,7 @@ impl<'a> Source<'a> {
             Fetched { parts: Vec::with_capacity(linear.parts.len()), bias: None, input_scale: None };
         let mut stored = Vec::with_capacity(linear.parts.len());
         for part in &linear.parts {
-            let mut bytes = pool.take(part.rows * part.columns * part.data_type.bytes());
+            let mut bytes = pool.take(part.data_type.row_bytes(part.rows * part.columns));
             self.fill(part, bytes.as_mut_slice())?;
             stored.push(bytes);
             if let Some(bias) = &part.bias {
@@ -96,7 +96,7 @@ impl<'a> Source<'a> {
             }
             if let Some(scale) = &part.input_scale {
                 let value = self.numbers(scale, 1.0)?[0];
-                check_scales(&scale.name, &[value], Granularity::Tensor)?;
+                check_scales(&scale.name, &[value], ScaleShape::Tensor)?;
                 fetched.input_scale = Some(fetched.input_scale.map_or(value, |other: f32| other.max(value)));
             }
         }
@@ -111,8 +111,8 @@ impl<'a> Source<'a> {
     }
 
     fn stored_part(&self, part: &PartPlan, bytes: Bytes) -> Result<FetchedPart, ModelError> {
-        let granularity = part.scale.as_ref().map(|(_, granularity)| *granularity);
-        Ok(FetchedPart { values: PartValues::Stored(bytes), scales: self.scales(part)?, granularity })
+        let shape = part.scale.as_ref().map_or(ScaleShape::None, |(_, shape)| *shape);
+        Ok(FetchedPart { values: PartValues::Stored(bytes), scales: self.scales(part)?, shape })
     }
 
     /// Reads a norm's weight.
@@ -172,12 +172,9 @@ fn quantize_parts(
         ModelError::NotFinite { tensor: linear.parts[part].weight.name.clone(), row, column }
     })?;
     stored.into_iter().for_each(|bytes| pool.give_back(bytes));
-    let granularity = Some(how.granularity());
-    let part = |it: Quantized| FetchedPart {
-        values: PartValues::Quantized(it.codes),
-        scales: it.scales,
-        granularity,
-    };
+    let shape = how.granularity();
+    let part =
+        |it: Quantized| FetchedPart { values: PartValues::Quantized(it.codes), scales: it.scales, shape };
     Ok(quantized.into_iter().map(part).collect())
 }
 
@@ -189,9 +186,9 @@ fn check_finite(name: &str, values: &[f32]) -> Result<(), ModelError> {
 }
 
 /// A channel or block of zeros may have scale 0; a whole tensor of zeros is damage.
-fn check_scales(name: &str, scales: &[f32], granularity: Granularity) -> Result<(), ModelError> {
+fn check_scales(name: &str, scales: &[f32], granularity: ScaleShape) -> Result<(), ModelError> {
     let is_fine = |scale: &f32| {
-        scale.is_finite() && (*scale > 0.0 || (*scale == 0.0 && granularity != Granularity::Tensor))
+        scale.is_finite() && (*scale > 0.0 || (*scale == 0.0 && granularity != ScaleShape::Tensor))
     };
     match scales.iter().position(|scale| !is_fine(scale)) {
         None => Ok(()),

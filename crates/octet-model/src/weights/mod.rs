@@ -6,6 +6,6 @@ mod pack;
 mod plan;
 
 pub(crate) use fetch::Source;
+pub use pack::WeightForm;
 pub(crate) use pack::{Packed, pack};
-pub use pack::{ScaleForm, WeightForm};
 pub(crate) use plan::{PlanOptions, WeightPlan};

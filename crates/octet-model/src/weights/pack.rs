@@ -6,7 +6,7 @@ use std::thread;
 
 use half::{bf16, f16};
 use octet_backend::{
-    Backend, BackendError, DataType, InputScale, LinearPart, LinearSpec, WeightScale, WeightView,
+    Backend, BackendError, DataType, InputScale, LinearPart, LinearSpec, WeightFormat, WeightView,
 };
 
 use super::fetch::{Fetched, FetchedPart, PartValues, Pool, Source};
@@ -14,7 +14,6 @@ use super::plan::{LinearPlan, PartPlan, Planned, TensorPlan, WeightPlan};
 use crate::checkpoint::Bytes;
 use crate::layer::Model;
 use crate::layer::sites::{OnDevice, Projection, Walk};
-use crate::quantization::Granularity;
 use crate::{ModelError, Progress};
 
 /// A model's weights on the device.
@@ -30,30 +29,10 @@ pub(crate) struct Packed<B: Backend> {
 /// How the weight of a product is kept on the device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WeightForm {
-    /// Element type.
-    pub data_type: DataType,
-    /// What shares a scale.
-    pub scale: ScaleForm,
+    /// Element type, and what shares a scale.
+    pub format: WeightFormat,
     /// How the checkpoint wants the input quantized; of a static scale only that it is one.
     pub input_scale: Option<InputScale>,
-}
-
-/// What of a weight shares a scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScaleForm {
-    /// There are no scales.
-    None,
-    /// All of a part.
-    Tensor,
-    /// A row.
-    Channel,
-    /// A block.
-    Block {
-        /// Rows of a block.
-        rows: usize,
-        /// Columns of a block.
-        columns: usize,
-    },
 }
 
 impl WeightForm {
@@ -61,19 +40,12 @@ impl WeightForm {
     const STATIC: f32 = 1.0 / 256.0;
 
     fn of(spec: &LinearSpec, part: &LinearPart<'_>) -> Self {
-        let scale = match part.scale {
-            WeightScale::None => ScaleForm::None,
-            WeightScale::Tensor(_) => ScaleForm::Tensor,
-            WeightScale::Channel(_) => ScaleForm::Channel,
-            WeightScale::Block { rows_per_block, columns_per_block, .. } => {
-                ScaleForm::Block { rows: rows_per_block, columns: columns_per_block }
-            }
-        };
         let input_scale = spec.input_scale.map(|scale| match scale {
             InputScale::Dynamic => InputScale::Dynamic,
             InputScale::Static(_) => InputScale::Static(Self::STATIC),
         });
-        Self { data_type: spec.data_type, scale, input_scale }
+        let format = WeightFormat { element: spec.data_type, scale: part.scale.shape() };
+        Self { format, input_scale }
     }
 }
 
@@ -183,19 +155,10 @@ fn view<'v>(plan: &LinearPlan, part: &PartPlan, fetched: &'v FetchedPart) -> Lin
         PartValues::Stored(_) => part.data_type,
         PartValues::Quantized(_) => plan.data_type,
     };
-    let scales = &fetched.scales[..];
-    let scale = match fetched.granularity {
-        None => WeightScale::None,
-        Some(Granularity::Tensor) => WeightScale::Tensor(scales[0]),
-        Some(Granularity::Channel) => WeightScale::Channel(scales),
-        Some(Granularity::Block { rows, columns }) => {
-            WeightScale::Block { scales, rows_per_block: rows, columns_per_block: columns }
-        }
-    };
     let PartPlan { rows, columns, .. } = *part;
     let weight =
         WeightView { bytes: fetched.values.as_slice(), data_type, rows, columns, row_stride: columns };
-    LinearPart { weight, scale }
+    LinearPart { weight, scale: fetched.shape.of(&fetched.scales) }
 }
 
 /// Adds the tensor's name to a device's error. For damage, the part is the one whose element is not finite there.
@@ -219,6 +182,7 @@ fn element(weight: &WeightView<'_>, row: usize, column: usize) -> f32 {
         (DataType::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
         (DataType::BF16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
         (DataType::F8(format), &[code]) => format.decode(code),
+        (DataType::I8, &[code]) => f32::from(code.cast_signed()),
         _ => unreachable!("an element has the size of its type"),
     }
 }

@@ -3,17 +3,15 @@
 
 use std::collections::HashSet;
 
-use octet_backend::{DataType, InputScale, LinearUse};
+use octet_backend::{DataType, InputScale, LinearUse, ScaleShape, WeightFormat};
 
-use crate::checkpoint::{Checkpoint, Dummy, StoredTensor, data_type, first_of};
+use crate::checkpoint::{Checkpoint, StoredTensor, data_type, first_of};
 use crate::families::NormWeights;
 use crate::layer::Model;
 use crate::layer::sites::{
     Described, LinearSite, PartSite, Projection, Quantized, Stage, VectorSite, VectorValues, Walk,
 };
-use crate::quantization::{
-    ActivationScheme, Granularity, LinearScheme, OnlineQuantization, QuantizationConfig,
-};
+use crate::quantization::{ActivationScheme, FLOAT8, LinearScheme, OnlineQuantization, QuantizationConfig};
 use crate::weights::names;
 use crate::{ModelConfig, ModelError};
 
@@ -54,8 +52,8 @@ pub(crate) struct PartPlan {
     pub(crate) rows: usize,
     /// Input features.
     pub(crate) columns: usize,
-    /// Their scales, for FP8.
-    pub(crate) scale: Option<(TensorPlan, Granularity)>,
+    /// Their scales, if they are codes.
+    pub(crate) scale: Option<(TensorPlan, ScaleShape)>,
     /// The input's static scale.
     pub(crate) input_scale: Option<TensorPlan>,
     /// What is foreseen for its input.
@@ -117,7 +115,7 @@ impl LinearPlan {
 
     /// Bytes to be read.
     pub(crate) fn source_bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.rows * part.columns * part.data_type.bytes()).sum()
+        self.parts.iter().map(|part| part.data_type.row_bytes(part.rows * part.columns)).sum()
     }
 }
 
@@ -144,7 +142,7 @@ impl WeightPlan {
 
     /// Bytes of all weights on the device, as far as element types tell; packing may round shapes up.
     pub(crate) fn device_bytes(&self) -> usize {
-        self.linears().map(|linear| linear.elements() * linear.data_type.bytes()).sum()
+        self.linears().map(|linear| linear.data_type.row_bytes(linear.elements())).sum()
     }
 }
 
@@ -179,8 +177,8 @@ impl Walk<'_, Described, Planned> for Planner<'_> {
             Quantized::IfStoredOrAsked => None,
         };
         let data_type = match parts[0].data_type {
-            stored if stored.is_float8() => stored,
-            _ if online.is_some() => Dummy::FLOAT8,
+            stored if stored.is_quantized() => stored,
+            _ if online.is_some() => FLOAT8,
             _ => self.options.data_type,
         };
         Ok(LinearPlan { name: site.name.clone(), usage: site.usage, data_type, online, parts })
@@ -204,7 +202,7 @@ impl Planner<'_> {
         let may_be = match site.quantized {
             Quantized::Never => false,
             Quantized::AsConfigured => true,
-            Quantized::IfStoredOrAsked => site.parts.iter().any(|part| self.is_float8(&part.name)),
+            Quantized::IfStoredOrAsked => site.parts.iter().any(|part| self.is_quantized(&part.name)),
         };
         let Some(quantization) = self.options.quantization.filter(|_| may_be) else {
             return Ok(LinearScheme::Plain);
@@ -213,9 +211,9 @@ impl Planner<'_> {
         quantization.scheme(&site.name, &names)
     }
 
-    fn is_float8(&self, name: &str) -> bool {
+    fn is_quantized(&self, name: &str) -> bool {
         let stored = self.stored(&format!("{name}.weight"));
-        stored.and_then(|stored| data_type(stored.element)).is_some_and(DataType::is_float8)
+        stored.and_then(|stored| data_type(stored.element)).is_some_and(DataType::is_quantized)
     }
 
     fn part(
@@ -226,10 +224,13 @@ impl Planner<'_> {
     ) -> Result<PartPlan, ModelError> {
         let PartSite { ref name, rows } = *site;
         let weight = self.tensor(format!("{name}.weight"), &[&[rows, columns]])?;
-        let is_float8 = scheme != LinearScheme::Plain;
-        let otherwise = if is_float8 { Dummy::FLOAT8 } else { self.options.data_type };
+        let element = match scheme {
+            LinearScheme::Plain => None,
+            LinearScheme::Quantized { format, .. } => Some(format.element),
+        };
+        let otherwise = element.unwrap_or(self.options.data_type);
         let mut plan = PartPlan {
-            data_type: self.element_type(&weight, is_float8)?.unwrap_or(otherwise),
+            data_type: self.element_type(&weight, element)?.unwrap_or(otherwise),
             weight,
             rows,
             columns,
@@ -238,8 +239,8 @@ impl Planner<'_> {
             activation: ActivationScheme::Unquantized,
             bias: None,
         };
-        if let LinearScheme::Float8 { granularity, activation } = scheme {
-            plan.scale = Some((self.weight_scale(name, rows, columns, granularity)?, granularity));
+        if let LinearScheme::Quantized { format: WeightFormat { scale, .. }, activation } = scheme {
+            plan.scale = Some((self.weight_scale(name, rows, columns, scale)?, scale));
             plan.activation = activation;
             if activation == ActivationScheme::Static {
                 let names = ["input_scale", "act_scale", "activation_scale"];
@@ -255,14 +256,14 @@ impl Planner<'_> {
         name: &str,
         rows: usize,
         columns: usize,
-        granularity: Granularity,
+        granularity: ScaleShape,
     ) -> Result<TensorPlan, ModelError> {
         match granularity {
-            Granularity::Tensor => {
+            ScaleShape::None | ScaleShape::Tensor => {
                 self.one_of(name, &["weight_scale", "weight_scale_inv"], &[&[], &[1], &[1, 1]])
             }
-            Granularity::Channel => self.one_of(name, &["weight_scale"], &[&[rows, 1], &[rows]]),
-            Granularity::Block { rows: block_rows, columns: block_columns } => {
+            ScaleShape::Channel => self.one_of(name, &["weight_scale"], &[&[rows, 1], &[rows]]),
+            ScaleShape::Block { rows: block_rows, columns: block_columns } => {
                 let shape = [rows.div_ceil(block_rows), columns.div_ceil(block_columns)];
                 self.one_of(name, &["weight_scale_inv", "weight_scale"], &[&shape])
             }
@@ -283,7 +284,7 @@ impl Planner<'_> {
 
     fn plain_vector(&mut self, name: String, length: usize) -> Result<TensorPlan, ModelError> {
         let plan = self.tensor(name, &[&[length]])?;
-        self.element_type(&plan, false)?;
+        self.element_type(&plan, None)?;
         Ok(plan)
     }
 
@@ -311,18 +312,30 @@ impl Planner<'_> {
         Ok(TensorPlan { name, stored, elements, values: VectorValues::Stored(NormWeights::Stored) })
     }
 
-    /// The stored element type, which must be FP8 or must not be.
-    fn element_type(&self, plan: &TensorPlan, is_float8: bool) -> Result<Option<DataType>, ModelError> {
+    /// The stored element type, which must be the quantized one that is expected (any format of FP8 for FP8), or none.
+    fn element_type(
+        &self,
+        plan: &TensorPlan,
+        quantized: Option<DataType>,
+    ) -> Result<Option<DataType>, ModelError> {
         let Some(stored) = &plan.stored else { return Ok(None) };
-        match data_type(stored.element) {
-            Some(data_type) if data_type.is_float8() == is_float8 => Ok(Some(data_type)),
-            _ => Err(ModelError::ElementType {
+        let fits = |found: DataType| match quantized {
+            None => !found.is_quantized(),
+            Some(expected) => found == expected || (found.is_float8() && expected.is_float8()),
+        };
+        match data_type(stored.element).filter(|found| fits(*found)) {
+            Some(found) => Ok(Some(found)),
+            None => Err(ModelError::ElementType {
                 tensor: plan.name.clone(),
                 found: format!("{:?}", stored.element),
-                expected: if is_float8 {
-                    "F8_E4M3, because quantization_config says that it is quantized".to_owned()
-                } else {
-                    "F32, F16 or BF16, because nothing in the config says that it is quantized".to_owned()
+                expected: match quantized {
+                    Some(DataType::I8) => {
+                        "I8, because quantization_config says that it is quantized".to_owned()
+                    }
+                    Some(_) => "F8_E4M3, because quantization_config says that it is quantized".to_owned(),
+                    None => {
+                        "F32, F16 or BF16, because nothing in the config says that it is quantized".to_owned()
+                    }
                 },
             }),
         }

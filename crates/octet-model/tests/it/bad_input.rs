@@ -221,7 +221,8 @@ fn float8_weights_and_scales_that_are_wrong() {
 fn parts_of_a_linear_that_disagree() {
     let mut draft = float8();
     draft.config["quantization_config"]["ignored_layers"] = json!(["model.layers.0.self_attn.v_proj"]);
-    let parts = ["model.layers.0.self_attn.qkv_proj", "v_proj is not quantized", "q_proj is FP8 per tensor"];
+    let parts =
+        ["model.layers.0.self_attn.qkv_proj", "v_proj is not quantized", "q_proj is fp8_e4m3 per tensor"];
     says(&draft.error(), &parts);
 }
 
@@ -232,6 +233,7 @@ fn quantizations_that_are_not_supported() {
             "config_groups": { "group_0": { "targets": ["Linear"], "weights": weights } } })
     };
     let int8 = json!({ "num_bits": 8, "type": "int", "strategy": "channel" });
+    let shifted = json!({ "num_bits": 8, "type": "int", "strategy": "channel", "symmetric": false });
     let int4 = json!({ "num_bits": 4, "type": "int", "strategy": "group", "group_size": 128 });
     let grouped = json!({ "num_bits": 8, "type": "float", "strategy": "group", "group_size": 128 });
     let quark = json!({ "quant_method": "quark", "export": {},
@@ -239,7 +241,8 @@ fn quantizations_that_are_not_supported() {
     for (config, found) in [
         (json!({ "quant_method": "gptq", "bits": 4 }), "gptq"),
         (json!({ "quant_method": "awq" }), "awq"),
-        (group(int8, "int-quantized"), "int-quantized with weights of int 8 bits"),
+        (group(int8.clone(), "pack-quantized"), "pack-quantized with weights of int 8 bits"),
+        (group(shifted, "int-quantized"), "asymmetric weights of int 8 bits"),
         (group(int4, "pack-quantized"), "pack-quantized with weights of int 4 bits"),
         (group(grouped, "float-quantized"), "strategy group"),
         (quark, "quark with weights in int4 per_group"),
@@ -250,6 +253,8 @@ fn quantizations_that_are_not_supported() {
         says(&draft.error(), &[found, "is not supported", supported]);
     }
     let mut draft = Draft::of(CASE);
+    draft.config["quantization_config"] = group(int8, "int-quantized");
+    says(&draft.error(), &["q_proj.weight is stored as F32, expected I8, because quantization_config"]);
     draft.config["quantization_config"] = json!({ "quant_method": "fp8" });
     says(&draft.error(), &["quantization_config.activation_scheme is missing", "\"static\" or \"dynamic\""]);
     draft.config["quantization_config"] =

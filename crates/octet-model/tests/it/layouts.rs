@@ -1,10 +1,11 @@
-//! FP8 layouts: each must give the logits of the same checkpoint with its weights dequantized by hand.
+//! Layouts of codes with scales: each must give the logits of the same checkpoint with its weights dequantized by hand.
 
 use octet_cpu::Isa;
 use octet_float8::E4M3;
 use octet_float8::Float8;
 use octet_float8::scale::{self, Blocking, Shape};
 use octet_model::{LoadOptions, OnlineQuantization};
+use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use crate::support::{Draft, EXACT, Golden, Tensor, cpu_with, distance, limits, logits, spread};
@@ -68,6 +69,27 @@ fn quantize(weight: &Tensor, how: Scales) -> Quantized {
     Quantized { scales: Tensor::f32(shape, &scales), codes, values }
 }
 
+/// The same in eight-bit integers.
+fn quantize_to_integers(weight: &Tensor, how: Scales) -> Quantized {
+    let columns = weight.shape[1];
+    let numbers = weight.numbers();
+    let largest = |numbers: &[f32]| numbers.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let shared = largest(&numbers) / 127.0;
+    let scales: Vec<f32> = match how {
+        Scales::Tensor => numbers.chunks(columns).map(|_| shared).collect(),
+        _ => numbers.chunks(columns).map(|row| largest(row) / 127.0).collect(),
+    };
+    let code = |(index, value): (usize, &f32)| (value / scales[index / columns]).round() as i8;
+    let codes: Vec<i8> = numbers.iter().enumerate().map(code).collect();
+    let value = |(index, &code): (usize, &i8)| f32::from(code) * scales[index / columns];
+    let values = codes.iter().enumerate().map(value).collect();
+    let scales = match how {
+        Scales::Tensor => Tensor::f32(&[1], &[shared]),
+        _ => Tensor::f32(&[scales.len(), 1], &scales),
+    };
+    Quantized { codes: codes.into_iter().map(i8::cast_unsigned).collect(), scales, values }
+}
+
 fn run(draft: &Draft, options: LoadOptions) -> Vec<f32> {
     let model = draft.load_with(options).unwrap();
     assert_eq!(model.warnings(), []);
@@ -93,6 +115,8 @@ fn agrees_on_cpu(draft: &Draft, options: LoadOptions, expected: &[f32], what: &s
 /// How a layout names things.
 struct Layout {
     config: Value,
+    /// Codes are integers instead of E4M3.
+    is_int8: bool,
     scales: Scales,
     scale_name: &'static str,
     input_scale: Option<&'static str>,
@@ -118,9 +142,11 @@ fn check_case(case: &str, name: &str, layout: &Layout) {
         }
         let weight = format!("{linear}.weight");
         let shape = stored.tensors[&weight].shape.clone();
+        let quantize = if layout.is_int8 { quantize_to_integers } else { quantize };
         let quantized = quantize(&stored.tensors[&weight], layout.scales);
+        let element = if layout.is_int8 { Dtype::I8 } else { Dtype::F8_E4M3 };
         twin.tensors.insert(weight.clone(), Tensor::f32(&shape, &quantized.values));
-        stored.tensors.insert(weight, Tensor::e4m3(&shape, quantized.codes));
+        stored.tensors.insert(weight, Tensor { element, shape, bytes: quantized.codes });
         stored.tensors.insert(format!("{linear}.{}", layout.scale_name), quantized.scales);
         if let Some(name) = layout.input_scale {
             stored.tensors.insert(format!("{linear}.{name}"), Tensor::f32(&[], &[0.0625]));
@@ -142,6 +168,7 @@ fn fp8_layout() {
     let base = json!({ "quant_method": "fp8", "activation_scheme": "dynamic" });
     let layout = |config: Value, scales, scale_name, input_scale, ignored| Layout {
         config,
+        is_int8: false,
         scales,
         scale_name,
         input_scale,
@@ -185,6 +212,7 @@ fn compressed_tensors_layout() {
     let fixed = json!({ "num_bits": 8, "type": "float", "dynamic": false, "strategy": "tensor" });
     let layout = |config, scales, has_input_scale: bool, ignored| Layout {
         config,
+        is_int8: false,
         scales,
         scale_name: "weight_scale",
         input_scale: has_input_scale.then_some("input_scale"),
@@ -203,6 +231,23 @@ fn compressed_tensors_layout() {
 }
 
 #[test]
+fn compressed_tensors_in_integers() {
+    let integers =
+        |strategy: &str| json!({ "num_bits": 8, "type": "int", "symmetric": true, "strategy": strategy });
+    let dynamic =
+        json!({ "num_bits": 8, "type": "int", "symmetric": true, "dynamic": true, "strategy": "token" });
+    let fixed = json!({ "num_bits": 8, "type": "int", "dynamic": false, "strategy": "tensor" });
+    let layout = |weights: &Value, input: &Value, scales, input_scale| {
+        let mut config = compressed(weights, input, &json!(["lm_head"]));
+        config["format"] = json!("int-quantized");
+        Layout { config, is_int8: true, scales, scale_name: "weight_scale", input_scale, ignored: &[] }
+    };
+    check("W8A8", &layout(&integers("channel"), &dynamic, Scales::ChannelColumn, None));
+    check("static", &layout(&integers("tensor"), &fixed, Scales::Tensor, Some("input_scale")));
+    check("weights only", &layout(&integers("channel"), &Value::Null, Scales::ChannelColumn, None));
+}
+
+#[test]
 fn quark_layout() {
     let spec = |scheme: &str, dynamic: bool| json!({ "dtype": "fp8_e4m3", "qscheme": scheme, "is_dynamic": dynamic });
     let config = |weight: Value, input: Value| {
@@ -214,6 +259,7 @@ fn quark_layout() {
     };
     let layout = |config, scales, has_input_scale: bool, ignored| Layout {
         config,
+        is_int8: false,
         scales,
         scale_name: "weight_scale",
         input_scale: has_input_scale.then_some("input_scale"),
@@ -236,6 +282,7 @@ fn modelopt_layout() {
     };
     let layout = |algorithm, scales, input_scale| Layout {
         config: config(algorithm),
+        is_int8: false,
         scales,
         scale_name: "weight_scale",
         input_scale,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use octet_backend::{BackendError, DataType, GemmDevice, GemmProblem, ScaleMode, TokenBucket, Validator};
+use octet_backend::{BackendError, DataType, GemmDevice, GemmProblem, ScaleShape, TokenBucket, Validator};
 use octet_tune::{Outcome, Store, Tuned, Tuner, TunerStep, TuningSettings};
 
 /// Time that only runs of the device move on.
@@ -105,7 +105,7 @@ pub(crate) fn problem(tokens: usize) -> GemmProblem {
         weight: DataType::BF16,
         activation: DataType::BF16,
         output: DataType::BF16,
-        scales: ScaleMode::None,
+        scales: ScaleShape::None,
         has_bias: false,
         is_gated: false,
     }

@@ -370,6 +370,7 @@ fn encoded(data_type: DataType, value: f32) -> Vec<u8> {
         DataType::BF16 => value.to_le_bytes()[2..].to_vec(),
         DataType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
         DataType::F8(format) => vec![format.encode_saturating(value)],
+        DataType::I8 => vec![((64.0 * value).round() as i8).cast_unsigned()],
     }
 }
 

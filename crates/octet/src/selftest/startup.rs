@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use octet_backend::{
     AttentionSpec, Backend, BackendError, Batch, DataType, DeviceInfo, KvCacheSpec, KvScale, LinearPart,
-    LinearSpec, LinearUse, RopeSpec, RotaryAndCache, SampleRow, TensorRole, TensorSpec, WeightScale,
+    LinearSpec, LinearUse, RopeSpec, RotaryAndCache, SampleRow, ScaleShape, TensorRole, TensorSpec,
     WeightView,
 };
 use octet_float8::Float8Format;
-use octet_model::{LoadedModel, ScaleForm, WeightForm};
+use octet_model::{LoadedModel, WeightForm};
 use octet_reference::ReferenceBackend;
 
 use super::{begin_rows, encoded, numbers, relative_error};
@@ -114,8 +114,8 @@ pub(crate) fn check<B: Backend>(device: &mut B, used: &InUse) -> Result<Passed> 
     }
     let mut weights: Vec<DataType> = Vec::new();
     for form in &used.forms {
-        if !weights.contains(&form.data_type) {
-            weights.push(form.data_type);
+        if !weights.contains(&form.format.element) {
+            weights.push(form.format.element);
         }
     }
     Ok(Passed { weights, kv_type: used.kv_type, time: begun.elapsed() })
@@ -123,7 +123,7 @@ pub(crate) fn check<B: Backend>(device: &mut B, used: &InUse) -> Result<Passed> 
 
 fn run<B: Backend>(device: &mut B, used: &InUse) -> Result<(), Fault> {
     for &form in &used.forms {
-        if let DataType::F8(format) = form.data_type {
+        if let DataType::F8(format) = form.format.element {
             codes(device, form, format)?;
         }
         ROWS.into_iter().try_for_each(|rows| product(device, form, rows))?;
@@ -135,43 +135,15 @@ fn run<B: Backend>(device: &mut B, used: &InUse) -> Result<(), Fault> {
 /// Scales of a weight `[features, columns]`: powers of two, so that they round nothing.
 fn scales_of(form: WeightForm, features: usize, columns: usize) -> Vec<f32> {
     let power = |index: usize| [0.5, 1.0, 0.25][index % 3];
-    let count = match form.scale {
-        ScaleForm::None => 0,
-        ScaleForm::Tensor => 1,
-        ScaleForm::Channel => features,
-        ScaleForm::Block { rows, columns: across } => features.div_ceil(rows) * columns.div_ceil(across),
-    };
+    let count = form.format.scale.count(features, columns).unwrap_or(0);
     (0..count).map(power).collect()
-}
-
-fn weight_scale(form: WeightForm, scales: &[f32]) -> WeightScale<'_> {
-    match form.scale {
-        ScaleForm::None => WeightScale::None,
-        ScaleForm::Tensor => WeightScale::Tensor(scales[0]),
-        ScaleForm::Channel => WeightScale::Channel(scales),
-        ScaleForm::Block { rows, columns } => {
-            WeightScale::Block { scales, rows_per_block: rows, columns_per_block: columns }
-        }
-    }
-}
-
-/// The scale of one element.
-fn scale_at(form: WeightForm, scales: &[f32], columns: usize, (row, column): (usize, usize)) -> f32 {
-    match form.scale {
-        ScaleForm::None => 1.0,
-        ScaleForm::Tensor => scales[0],
-        ScaleForm::Channel => scales[row],
-        ScaleForm::Block { rows, columns: across } => {
-            scales[row / rows * columns.div_ceil(across) + column / across]
-        }
-    }
 }
 
 /// Columns of a weight: enough for two blocks of scales.
 fn columns_of(form: WeightForm) -> usize {
-    match form.scale {
-        ScaleForm::Block { columns, .. } => 2 * columns,
-        ScaleForm::None | ScaleForm::Tensor | ScaleForm::Channel => CODE_ROWS,
+    match form.format.scale {
+        ScaleShape::Block { columns, .. } => 2 * columns,
+        ScaleShape::None | ScaleShape::Tensor | ScaleShape::Channel => CODE_ROWS,
     }
 }
 
@@ -184,11 +156,16 @@ fn multiply<B: Backend>(
 ) -> Result<Vec<f32>, BackendError> {
     let columns = columns_of(form);
     let scales = scales_of(form, features, columns);
-    let view =
-        WeightView { bytes: stored, data_type: form.data_type, rows: features, columns, row_stride: columns };
-    let part = LinearPart { weight: view, scale: weight_scale(form, &scales) };
+    let view = WeightView {
+        bytes: stored,
+        data_type: form.format.element,
+        rows: features,
+        columns,
+        row_stride: columns,
+    };
+    let part = LinearPart { weight: view, scale: form.format.scale.of(&scales) };
     let spec = LinearSpec {
-        data_type: form.data_type,
+        data_type: form.format.element,
         usage: LinearUse::Multiply,
         bias: None,
         input_scale: form.input_scale,
@@ -228,9 +205,9 @@ fn codes<B: Backend>(device: &mut B, form: WeightForm, format: Float8Format) -> 
         let (row, feature) = (at / CODE_FEATURES, at % CODE_FEATURES);
         let column = column_of(row);
         let code = code(feature, column);
-        let expected = format.decode(code) * scale_at(form, &scales, columns, (feature, column));
+        let expected = format.decode(code) * form.format.scale.of(&scales).at(columns, feature, column);
         if !is_same(found, expected) {
-            let name = form.data_type;
+            let name = form.format.element;
             return Err(Fault::Wrong(format!(
                 "code {code:#04x} of a weight in {name} is {found} where {expected} was expected"
             )));
@@ -243,7 +220,7 @@ fn codes<B: Backend>(device: &mut B, form: WeightForm, format: Float8Format) -> 
 fn product<B: Backend>(device: &mut B, form: WeightForm, rows: usize) -> Result<(), Fault> {
     let columns = columns_of(form);
     let values = numbers(11, FEATURES * columns).into_iter();
-    let stored: Vec<u8> = values.flat_map(|value| encoded(form.data_type, value)).collect();
+    let stored: Vec<u8> = values.flat_map(|value| encoded(form.format.element, value)).collect();
     let input = numbers(12, rows * columns);
     let wide = WeightForm { input_scale: None, ..form };
     let expected = multiply(&mut ReferenceBackend::new(), wide, (&stored, FEATURES), (&input, rows))?;
@@ -253,7 +230,7 @@ fn product<B: Backend>(device: &mut B, form: WeightForm, rows: usize) -> Result<
     if error < allowed {
         return Ok(());
     }
-    let name = form.data_type;
+    let name = form.format.element;
     Err(Fault::Wrong(format!("a product of {rows} rows by a weight in {name} is off by {error:.2e}")))
 }
 

@@ -113,7 +113,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use octet_backend::{DataType, ScaleMode, TokenBucket};
+    use octet_backend::{DataType, ScaleShape, TokenBucket};
 
     use super::*;
 
@@ -126,7 +126,7 @@ mod tests {
             weight: DataType::BF16,
             activation: DataType::F32,
             output: DataType::F32,
-            scales: ScaleMode::None,
+            scales: ScaleShape::None,
             has_bias: false,
             is_gated: false,
         };

@@ -150,6 +150,7 @@ fn stored(data_type: DataType, value: f32, scale: f32) -> f64 {
         DataType::F16 => half::f16::from_f32(value).to_f32(),
         DataType::BF16 => half::bf16::from_f32(value).to_f32(),
         DataType::F8(format) => format.decode(format.encode_saturating(value)),
+        DataType::I8 => unreachable!("no cache is kept in integers"),
     };
     f64::from(kept) * f64::from(scale)
 }
@@ -223,7 +224,7 @@ fn error(case: Case, sequence: usize, positions: std::ops::Range<usize>, output:
 /// weights to bfloat16.
 fn tolerance(data_type: DataType, isa: Isa) -> f64 {
     match data_type {
-        DataType::F32 => 2e-5,
+        DataType::F32 | DataType::I8 => 2e-5,
         DataType::F16 => 5e-4,
         DataType::BF16 => {
             if isa.has_tiles() {

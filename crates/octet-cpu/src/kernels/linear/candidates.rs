@@ -1,7 +1,7 @@
 //! Schedules that tuning chooses from: one table for each form of product and size of batch. An entry is a line, not a
 //! copy of code, and all of them give the same bits.
 
-use octet_backend::{BackendError, DataType, GemmProblem, ScaleMode};
+use octet_backend::{BackendError, DataType, GemmProblem, ScaleShape};
 
 use super::plan::BLOCK_ROWS;
 use super::schedule::{MOST_BLOCK_COLUMNS, Schedule};
@@ -25,7 +25,7 @@ pub(crate) fn candidates(isa: Isa, problem: &GemmProblem) -> Vec<(String, Schedu
     };
     // Gate and up are not parted, and scales of blocks set the width.
     all.retain(|schedule| !problem.is_gated || schedule.panels_per_task >= 2);
-    if let ScaleMode::Block { columns, .. } = problem.scales {
+    if let ScaleShape::Block { columns, .. } = problem.scales {
         all.iter_mut().for_each(|schedule| schedule.columns_per_block = columns);
     }
     let mut named: Vec<(String, Schedule)> = Vec::with_capacity(all.len());
@@ -41,8 +41,8 @@ pub(crate) fn candidates(isa: Isa, problem: &GemmProblem) -> Vec<(String, Schedu
 fn form(isa: Isa, problem: &GemmProblem) -> Result<Form, BackendError> {
     let encoding = Encoding::of(problem.weight)?;
     let scale_columns = match problem.scales {
-        ScaleMode::Block { columns, .. } => Some(columns),
-        ScaleMode::None | ScaleMode::Tensor | ScaleMode::Row => None,
+        ScaleShape::Block { columns, .. } => Some(columns),
+        ScaleShape::None | ScaleShape::Tensor | ScaleShape::Channel => None,
     };
     Ok(Arithmetic::new(isa, encoding, scale_columns).form)
 }
@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    fn problem(weight: DataType, tokens: usize, is_gated: bool, scales: ScaleMode) -> GemmProblem {
+    fn problem(weight: DataType, tokens: usize, is_gated: bool, scales: ScaleShape) -> GemmProblem {
         GemmProblem {
             rows: 256,
             bucket: TokenBucket::of(tokens),
@@ -167,12 +167,12 @@ mod tests {
 
     #[test]
     fn every_problem_has_a_choice_of_different_names_that_fit_its_form() {
-        let block = ScaleMode::Block { rows: 128, columns: 128 };
+        let block = ScaleShape::Block { rows: 128, columns: 128 };
         let types = [DataType::F32, DataType::BF16, DataType::F8(octet_float8::Float8Format::E4M3)];
         for isa in Isa::available() {
             for weight in types {
                 for bucket in TokenBucket::up_to(4096) {
-                    for (is_gated, scales) in [(false, ScaleMode::None), (true, block)] {
+                    for (is_gated, scales) in [(false, ScaleShape::None), (true, block)] {
                         let problem = problem(weight, bucket.tokens(), is_gated, scales);
                         let all = candidates(isa, &problem);
                         let names: HashSet<&String> = all.iter().map(|(name, _)| name).collect();
@@ -194,6 +194,6 @@ mod tests {
         }
         let fnuz = DataType::F8(octet_float8::Float8Format::E4M3Fnuz);
         let isa = Isa::choose(Some("portable")).unwrap();
-        assert!(candidates(isa, &problem(fnuz, 1, false, ScaleMode::Tensor)).is_empty());
+        assert!(candidates(isa, &problem(fnuz, 1, false, ScaleShape::Tensor)).is_empty());
     }
 }

@@ -130,6 +130,28 @@ impl<S: Simd> Format<S> for F16 {
     multiply_add_in_f32!();
 }
 
+/// Eight-bit integers, widened by an instruction that reads neighbours, as binary16.
+pub(super) struct I8;
+
+impl<S: Simd> Format<S> for I8 {
+    const GROUP_BYTES: usize = LANES;
+    const STEPS: usize = 1;
+    type Raw = S::F32;
+
+    #[inline(always)]
+    unsafe fn load(simd: S, group: *const u8) -> S::F32 {
+        // SAFETY: the caller's promise.
+        unsafe { simd.load_i8(group) }
+    }
+
+    #[inline(always)]
+    fn step(_simd: S, raw: S::F32, _step: usize) -> S::F32 {
+        raw
+    }
+
+    multiply_add_in_f32!();
+}
+
 /// bfloat16, widened.
 pub(super) struct BF16;
 

@@ -196,7 +196,7 @@ impl TileKernel for MatrixTask<'_> {
             Encoding::E4M3 => self.multiply::<S, false>(simd),
             Encoding::E5M2 => self.multiply::<S, true>(simd),
             // Other encodings are not packed for tiles.
-            Encoding::BF16 | Encoding::F16 | Encoding::F32 => self.multiply::<S, false>(simd),
+            Encoding::BF16 | Encoding::F16 | Encoding::F32 | Encoding::I8 => self.multiply::<S, false>(simd),
         }
     }
 }

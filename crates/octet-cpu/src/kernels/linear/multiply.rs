@@ -1,7 +1,7 @@
 //! One task of a multiplication by vectors: a few panels times a block of rows.
 
 use super::finish::{Finish, FinishedSums, Output};
-use super::format::{BF16, BF16Pairs, F16, F32, Float8, Float8Pairs, Format};
+use super::format::{BF16, BF16Pairs, F16, F32, Float8, Float8Pairs, Format, I8};
 use super::plan::{TILE_PANELS, Tiles};
 use super::schedule::Schedule;
 use super::tile::Operands;
@@ -42,12 +42,14 @@ impl Task<'_> {
             Level::Avx512(simd) => self.run_columns(simd),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16(simd) => match self.weight.encoding() {
-                Encoding::F32 | Encoding::F16 => self.run_columns(simd.without_pairs()),
+                Encoding::F32 | Encoding::F16 | Encoding::I8 => self.run_columns(simd.without_pairs()),
                 Encoding::BF16 | Encoding::E4M3 | Encoding::E5M2 => self.run_pairs(simd),
             },
             #[cfg(target_arch = "x86_64")]
             Level::Amx(simd) => match self.weight.encoding() {
-                Encoding::F32 | Encoding::F16 => self.run_columns(simd.vectors().without_pairs()),
+                Encoding::F32 | Encoding::F16 | Encoding::I8 => {
+                    self.run_columns(simd.vectors().without_pairs())
+                }
                 Encoding::BF16 | Encoding::E4M3 | Encoding::E5M2 => self.run_pairs(simd.vectors()),
             },
         }
@@ -58,6 +60,7 @@ impl Task<'_> {
         match self.weight.encoding() {
             Encoding::F32 => self.multiply::<S, F32>(simd),
             Encoding::F16 => self.multiply::<S, F16>(simd),
+            Encoding::I8 => self.multiply::<S, I8>(simd),
             Encoding::BF16 => self.multiply::<S, BF16>(simd),
             Encoding::E4M3 => self.multiply::<S, Float8<false>>(simd),
             Encoding::E5M2 => self.multiply::<S, Float8<true>>(simd),
@@ -71,6 +74,7 @@ impl Task<'_> {
         match self.weight.encoding() {
             Encoding::F32 => self.multiply::<S, F32>(simd),
             Encoding::F16 => self.multiply::<S, F16>(simd),
+            Encoding::I8 => self.multiply::<S, I8>(simd),
             Encoding::BF16 => self.multiply::<S, BF16Pairs>(simd),
             Encoding::E4M3 => self.multiply::<S, Float8Pairs<false>>(simd),
             Encoding::E5M2 => self.multiply::<S, Float8Pairs<true>>(simd),

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
-use octet_backend::{BackendError, DataType, LinearPart, LinearSpec, LinearUse, WeightScale};
+use octet_backend::{BackendError, DataType, LinearPart, LinearSpec, LinearUse, ScaleShape};
 use octet_float8::Float8Format;
 
 use super::schedule::MOST_BLOCK_COLUMNS;
@@ -80,38 +80,9 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn new(spec: &LinearSpec, parts: &'a [LinearPart<'a>]) -> Result<Self, BackendError> {
-        let first = parts.first().map(|part| (part.weight.rows, part.weight.columns));
-        let (first_rows, columns) = first.unwrap_or((0, 0));
+        let (rows, columns) = spec.check(parts)?;
         let gated = spec.usage == LinearUse::Gated;
-        let rows = parts.iter().map(|part| part.weight.rows).sum();
-        if columns == 0 || rows == 0 || (gated && parts.len() != 2) {
-            return Err(shape((rows, columns), (if gated { 2 * rows.max(1) } else { 1 }, columns.max(1))));
-        }
-        for part in parts {
-            let weight = &part.weight;
-            if weight.columns != columns || (gated && weight.rows != first_rows) {
-                let expected_rows = if gated { first_rows } else { weight.rows };
-                return Err(shape((weight.rows, weight.columns), (expected_rows, columns)));
-            }
-            let row_bytes = weight.row_stride * weight.data_type.bytes();
-            let last_bytes = columns * weight.data_type.bytes();
-            let present = match weight.bytes.len().checked_sub(last_bytes) {
-                Some(left) if row_bytes >= last_bytes => left / row_bytes + 1,
-                _ => 0,
-            };
-            if present < weight.rows {
-                return Err(shape((present, columns), (weight.rows, columns)));
-            }
-            let same = weight.data_type == spec.data_type;
-            if !same && (weight.data_type.is_float8() || spec.data_type.is_float8()) {
-                return Err(BackendError::UnsupportedDataType {
-                    what: "conversion of weights",
-                    data_type: weight.data_type,
-                    supported: "float32, float16 and bfloat16 to one another, fp8 to the same fp8",
-                });
-            }
-        }
-        let panels = if gated { 2 * first_rows.div_ceil(LANES) } else { rows.div_ceil(LANES) };
+        let panels = if gated { 2 * parts[0].weight.rows.div_ceil(LANES) } else { rows.div_ceil(LANES) };
         Ok(Self { parts, gated, rows, columns, panels })
     }
 
@@ -191,26 +162,13 @@ impl<'a> Source<'a> {
     /// The scale of one packed row in the block of columns that starts at `column`.
     fn scale(&self, packed: usize, column: usize) -> Result<f32, BackendError> {
         let Some((part, row)) = self.row(packed) else { return Ok(1.0) };
-        let part = &self.parts[part];
-        let scale = match part.scale {
-            WeightScale::None => Some(1.0),
-            WeightScale::Tensor(scale) => Some(scale),
-            WeightScale::Channel(scales) => scales.get(row).copied(),
-            WeightScale::Block { scales, rows_per_block, columns_per_block } => {
-                let blocks = self.columns.div_ceil(columns_per_block.max(1));
-                scales.get(row / rows_per_block.max(1) * blocks + column / columns_per_block.max(1)).copied()
-            }
-        };
-        match scale {
-            Some(scale) if scale.is_finite() => Ok(scale),
-            Some(_) => Err(BackendError::NotFinite { row, column }),
-            None => Err(shape((row, 1), (part.weight.rows, 1))),
-        }
+        let scale = self.parts[part].scale.at(self.columns, row, column);
+        if scale.is_finite() { Ok(scale) } else { Err(BackendError::NotFinite { row, column }) }
     }
 
     /// Scales of rows, if there are any or sums need a factor.
     fn row_scales(&self, sum_factor: f32) -> Result<Option<AlignedBuffer<f32>>, BackendError> {
-        let plain = self.parts.iter().all(|part| matches!(part.scale, WeightScale::None));
+        let plain = self.parts.iter().all(|part| part.scale.shape() == ScaleShape::None);
         if plain && sum_factor == 1.0 {
             return Ok(None);
         }
@@ -223,9 +181,9 @@ impl<'a> Source<'a> {
 
     /// Columns that share a scale, if any part has scales of blocks.
     fn scale_columns(&self) -> Result<Option<usize>, BackendError> {
-        let widths = self.parts.iter().filter_map(|part| match part.scale {
-            WeightScale::Block { columns_per_block, .. } => Some(columns_per_block),
-            WeightScale::None | WeightScale::Tensor(_) | WeightScale::Channel(_) => None,
+        let widths = self.parts.iter().filter_map(|part| match part.scale.shape() {
+            ScaleShape::Block { columns, .. } => Some(columns),
+            ScaleShape::None | ScaleShape::Tensor | ScaleShape::Channel => None,
         });
         let Some(columns) = widths.clone().next() else { return Ok(None) };
         if let Some(other) = widths.clone().find(|&width| width != columns) {
@@ -272,12 +230,6 @@ impl<'a> Source<'a> {
     /// The bias in packed order.
     fn bias(&self, bias: Option<&[f32]>) -> Result<Option<AlignedBuffer<f32>>, BackendError> {
         let Some(bias) = bias else { return Ok(None) };
-        if bias.len() != self.rows {
-            return Err(shape((bias.len(), 1), (self.rows, 1)));
-        }
-        if let Some(row) = bias.iter().position(|value| !value.is_finite()) {
-            return Err(BackendError::NotFinite { row, column: 0 });
-        }
         let mut packed_bias = AlignedBuffer::zeroed(self.panels * LANES)?;
         for (packed, value) in packed_bias.iter_mut().enumerate() {
             if let Some((part, row)) = self.row(packed) {
@@ -286,15 +238,6 @@ impl<'a> Source<'a> {
             }
         }
         Ok(Some(packed_bias))
-    }
-}
-
-fn shape(found: (usize, usize), expected: (usize, usize)) -> BackendError {
-    BackendError::Shape {
-        found_rows: found.0,
-        found_columns: found.1,
-        expected_rows: expected.0,
-        expected_columns: expected.1,
     }
 }
 
@@ -311,7 +254,7 @@ fn convert_row(
     target: &mut [u8],
     stride: usize,
 ) -> Result<(), usize> {
-    use DataType::{BF16, F8, F16, F32};
+    use DataType::{BF16, F8, F16, F32, I8};
     let row = (source, target, stride);
     match (from, to) {
         (F32, Encoding::F32) => {
@@ -329,6 +272,7 @@ fn convert_row(
         (F16, Encoding::BF16) => spread::<2, 2, 2>(row, |bytes| to_bf16(f16::from_le_bytes(bytes).to_f32())),
         (BF16, Encoding::F32) => spread::<2, 4, 1>(row, |bytes| to_f32(bf16::from_le_bytes(bytes).to_f32())),
         (BF16, Encoding::F16) => spread::<2, 2, 1>(row, |bytes| to_f16(bf16::from_le_bytes(bytes).to_f32())),
+        (I8, _) | (_, Encoding::I8) => spread::<1, 1, 1>(row, |bytes| (bytes, true)),
         (F8(Float8Format::E5M2), _) => spread::<1, 1, 4>(row, |bytes| (bytes, bytes[0] & 0x7C != 0x7C)),
         (F8(_), _) | (_, Encoding::E4M3 | Encoding::E5M2) => {
             spread::<1, 1, 4>(row, |bytes| (bytes, bytes[0] & 0x7F != 0x7F))

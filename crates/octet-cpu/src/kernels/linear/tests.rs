@@ -8,7 +8,8 @@ use crate::threads::PoolOptions;
 
 const E4M3_TYPE: DataType = DataType::F8(Float8Format::E4M3);
 const E5M2_TYPE: DataType = DataType::F8(Float8Format::E5M2);
-const TYPES: [DataType; 5] = [DataType::F32, DataType::F16, DataType::BF16, E4M3_TYPE, E5M2_TYPE];
+const TYPES: [DataType; 6] =
+    [DataType::F32, DataType::F16, DataType::BF16, E4M3_TYPE, E5M2_TYPE, DataType::I8];
 
 /// A reproducible value in [-1, 1), with few of them tiny.
 fn random(index: usize) -> f32 {
@@ -49,6 +50,11 @@ impl Matrix {
                     let value = half::bf16::from_f32(value);
                     bytes.extend(value.to_le_bytes());
                     value.to_f32()
+                }
+                DataType::I8 => {
+                    let value = (value * 127.0).round() as i8;
+                    bytes.push(value.cast_unsigned());
+                    f32::from(value)
                 }
                 DataType::F8(Float8Format::E5M2) => {
                     bytes.push(E5M2::from_f32(value).to_bits());
@@ -337,7 +343,7 @@ fn floating_types_are_converted_to_one_another() {
                 let expected = match to {
                     DataType::F16 => half::f16::from_f32(value).to_f32(),
                     DataType::BF16 => half::bf16::from_f32(value).to_f32(),
-                    DataType::F32 | DataType::F8(_) => value,
+                    DataType::F32 | DataType::F8(_) | DataType::I8 => value,
                 };
                 assert_eq!(found, expected, "{from} to {to}");
             }
@@ -390,7 +396,7 @@ fn what_cannot_be_packed_is_refused() {
     assert!(matches!(pack(DataType::BF16, plain, None, &[part]), Some(BackendError::Shape { .. })));
     let part = matrix.part(WeightScale::Tensor(f32::NAN));
     assert!(matches!(pack(DataType::BF16, plain, None, &[part]), Some(BackendError::NotFinite { .. })));
-    let block = WeightScale::Block { scales: &[1.0; 100], rows_per_block: 128, columns_per_block: 6 };
+    let block = WeightScale::Block { scales: &[1.0; 50], rows_per_block: 128, columns_per_block: 6 };
     assert!(matches!(
         pack(DataType::BF16, plain, None, &[matrix.part(block)]),
         Some(BackendError::Limit { .. })

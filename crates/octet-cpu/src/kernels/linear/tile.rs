@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::format::{BF16, BF16Pairs, F16, F32, Float8, Float8Pairs, Format, WideColumns, WidePairs};
+use super::format::{BF16, BF16Pairs, F16, F32, Float8, Float8Pairs, Format, I8, WideColumns, WidePairs};
 use super::plan::TILE_PANELS;
 use crate::simd::{Kernel, LANES, PairDot, PairKernel, Simd};
 
@@ -163,6 +163,7 @@ macro_rules! kernel {
 
 kernel!(Kernel, run, Simd: F32);
 kernel!(Kernel, run, Simd: F16);
+kernel!(Kernel, run, Simd: I8);
 kernel!(Kernel, run, Simd: BF16);
 kernel!(Kernel, run, Simd: Float8<E5M2>, E5M2: bool);
 kernel!(Kernel, run, Simd: WideColumns<WIDTH>, WIDTH: usize);

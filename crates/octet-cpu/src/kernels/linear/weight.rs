@@ -21,6 +21,7 @@ pub(crate) enum Encoding {
     BF16,
     E4M3,
     E5M2,
+    I8,
 }
 
 impl Encoding {
@@ -32,11 +33,12 @@ impl Encoding {
             DataType::BF16 => Ok(Self::BF16),
             DataType::F8(Float8Format::E4M3) => Ok(Self::E4M3),
             DataType::F8(Float8Format::E5M2) => Ok(Self::E5M2),
+            DataType::I8 => Ok(Self::I8),
             DataType::F8(Float8Format::E4M3Fnuz | Float8Format::E5M2Fnuz) => {
                 Err(BackendError::UnsupportedDataType {
                     what: "weights",
                     data_type,
-                    supported: "float32, float16, bfloat16, fp8_e4m3, fp8_e5m2",
+                    supported: "float32, float16, bfloat16, fp8_e4m3, fp8_e5m2, int8",
                 })
             }
         }
@@ -47,14 +49,14 @@ impl Encoding {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::E4M3 | Self::E5M2 => 1,
+            Self::E4M3 | Self::E5M2 | Self::I8 => 1,
         }
     }
 
     /// Columns of a group; see `format`.
     pub(super) const fn group_columns(self) -> usize {
         match self {
-            Self::F32 | Self::F16 => 1,
+            Self::F32 | Self::F16 | Self::I8 => 1,
             Self::BF16 => 2,
             Self::E4M3 | Self::E5M2 => 4,
         }

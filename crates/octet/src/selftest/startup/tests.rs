@@ -1,13 +1,13 @@
 use std::fs;
 
-use octet_backend::InputScale;
+use octet_backend::{InputScale, WeightFormat};
 use octet_cpu::{CpuBackend, CpuOptions};
 use octet_gpu::{GpuBackend, GpuOptions, Kind, Runtime};
 
 use super::*;
 
-fn form(data_type: DataType, scale: ScaleForm) -> WeightForm {
-    WeightForm { data_type, scale, input_scale: None }
+fn form(data_type: DataType, scale: ScaleShape) -> WeightForm {
+    WeightForm { format: WeightFormat { element: data_type, scale }, input_scale: None }
 }
 
 /// A change of the kernels, and what the self-test must say of it.
@@ -63,7 +63,7 @@ const FAULTS: [SeededFault; 5] = [
 fn in_use() -> InUse {
     let e4m3 = DataType::F8(Float8Format::E4M3);
     InUse {
-        forms: vec![form(DataType::BF16, ScaleForm::None), form(e4m3, ScaleForm::Channel)],
+        forms: vec![form(DataType::BF16, ScaleShape::None), form(e4m3, ScaleShape::Channel)],
         kv_type: e4m3,
         head_dim: 64,
         query_heads: 8,
@@ -99,15 +99,15 @@ fn changed(name: &str, from: &str, to: &str) -> String {
 #[test]
 fn the_cpu_passes_in_every_type() {
     let (e4m3, e5m2) = (DataType::F8(Float8Format::E4M3), DataType::F8(Float8Format::E5M2));
-    let blocks = ScaleForm::Block { rows: 128, columns: 128 };
+    let blocks = ScaleShape::Block { rows: 128, columns: 128 };
     let forms = vec![
-        form(DataType::BF16, ScaleForm::None),
-        form(DataType::F16, ScaleForm::None),
-        form(DataType::F32, ScaleForm::None),
-        form(e4m3, ScaleForm::Tensor),
+        form(DataType::BF16, ScaleShape::None),
+        form(DataType::F16, ScaleShape::None),
+        form(DataType::F32, ScaleShape::None),
+        form(e4m3, ScaleShape::Tensor),
         form(e4m3, blocks),
-        form(e5m2, ScaleForm::Channel),
-        WeightForm { input_scale: Some(InputScale::Dynamic), ..form(e4m3, ScaleForm::Channel) },
+        form(e5m2, ScaleShape::Channel),
+        WeightForm { input_scale: Some(InputScale::Dynamic), ..form(e4m3, ScaleShape::Channel) },
     ];
     for kv_type in [DataType::BF16, DataType::F16, DataType::F32, e4m3, e5m2] {
         let used = InUse { forms: forms.clone(), kv_type, ..in_use() };

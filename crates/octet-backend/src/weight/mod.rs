@@ -1,6 +1,10 @@
 //! How a weight is handed over: views into the checkpoint, scales, and what the linear is for.
 
+mod check;
+mod format;
+
 use crate::DataType;
+pub use format::{ScaleShape, WeightFormat, WeightScale};
 
 /// A matrix in host memory, row-major, `[rows, columns]`, possibly a window of a larger one.
 ///
@@ -24,31 +28,9 @@ impl WeightView<'_> {
     /// The bytes of one row.
     #[must_use]
     pub fn row(&self, row: usize) -> &[u8] {
-        let size = self.data_type.bytes();
-        let start = row * self.row_stride * size;
-        &self.bytes[start..start + self.columns * size]
+        let start = self.data_type.row_bytes(row * self.row_stride);
+        &self.bytes[start..start + self.data_type.row_bytes(self.columns)]
     }
-}
-
-/// Dequantization scales of one part: `weight ≈ stored * scale`.
-#[derive(Clone, Copy, Debug)]
-pub enum WeightScale<'a> {
-    /// The stored values are the weights.
-    None,
-    /// One scale for the part.
-    Tensor(f32),
-    /// One scale a row.
-    Channel(&'a [f32]),
-    /// One scale for each block of `rows_per_block` by `columns_per_block` elements, row-major,
-    /// `[ceil(rows / rows_per_block), ceil(columns / columns_per_block)]`.
-    Block {
-        /// The scales.
-        scales: &'a [f32],
-        /// Rows that share a scale.
-        rows_per_block: usize,
-        /// Columns that share a scale.
-        columns_per_block: usize,
-    },
 }
 
 /// One logical shard of a fused linear: q, k or v of the attention's input, gate or up of the MLP's.
@@ -76,8 +58,8 @@ pub enum LinearUse {
 /// The linear that the parts become: rows of all parts one after another, `[sum of rows, columns]`.
 #[derive(Clone, Debug)]
 pub struct LinearSpec {
-    /// Element type to keep in device memory. Parts of another floating type are converted; a part in FP8 can only
-    /// become the same FP8 format (or FNUZ of it, where the device multiplies FNUZ).
+    /// Element type to keep in device memory. Parts of another floating type are converted; codes
+    /// (FP8, INT8) stay what they are (or become FNUZ, where the device multiplies that).
     pub data_type: DataType,
     /// What the matrix is for.
     pub usage: LinearUse,
