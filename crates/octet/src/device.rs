@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use octet_backend::Backend as _;
-use octet_cpu::CpuBackend;
+use octet_backend::{Backend as _, TunableBackend};
+use octet_cpu::{CpuBackend, CpuOptions};
 use octet_gpu::{BlasOptions, GpuBackend, GpuOptions, Kind, Runtime};
 use octet_tune::LibraryChoice;
 
-use crate::cli::Device;
+use crate::cli::{Device, EngineArgs};
 use crate::{report, settings};
 
 /// A library that stands for HIP, hiprtc and hipBLASLt.
@@ -18,23 +18,95 @@ const BUNDLE_VARIABLE: &str = "OCTET_KERNEL_BUNDLE";
 /// Folder of compiled kernels.
 const CACHE_VARIABLE: &str = "OCTET_KERNEL_CACHE";
 
-/// Where a model is to run.
-pub(crate) enum Chosen {
-    /// On the CPU.
-    Cpu,
-    /// On this GPU.
-    Gpu(octet_gpu::Device),
+/// What is done on a device, whichever it is.
+pub(crate) trait DeviceTask {
+    /// What comes of it.
+    type Output;
+
+    /// Does it on the device that `open` opens, which may be done on another thread.
+    ///
+    /// # Errors
+    /// Those of the task, and a device that cannot be opened.
+    fn run<B: TunableBackend>(self, open: impl FnOnce() -> Result<B> + Send) -> Result<Self::Output>;
 }
 
-/// Turns `--device` into a device. `auto` takes a GPU if one can be used, else the CPU.
+/// A device that was chosen, and how to open it: what the flags mean.
+#[derive(Clone, Debug)]
+pub(crate) enum DevicePlan {
+    /// The CPU.
+    Cpu(CpuOptions),
+    /// This GPU.
+    Gpu(octet_gpu::Device, GpuOptions),
+}
+
+impl DevicePlan {
+    /// What the flags ask for; `library` is the BLAS library of GPUs.
+    ///
+    /// # Errors
+    /// The device that was asked for is not there, or a flag is for the other kind.
+    pub(crate) fn new(arguments: &EngineArgs, library: &LibraryChoice) -> Result<Self> {
+        let gpu = choose(arguments.device)?;
+        check_flags(gpu.is_some(), arguments)?;
+        Self::of(gpu, arguments.threads, arguments.step_timeout, library)
+    }
+
+    /// A device as it is without flags.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub(crate) fn plain(wanted: Device) -> Result<Self> {
+        Self::of(choose(wanted)?, None, None, &LibraryChoice::default())
+    }
+
+    fn of(
+        gpu: Option<octet_gpu::Device>,
+        threads: Option<usize>,
+        step_timeout: Option<u64>,
+        library: &LibraryChoice,
+    ) -> Result<Self> {
+        match gpu {
+            None => settings::cpu_with_threads(threads).map(Self::Cpu),
+            Some(gpu) => Ok(Self::Gpu(gpu, gpu_options(library, step_timeout))),
+        }
+    }
+
+    /// Does a task on it.
+    ///
+    /// # Errors
+    /// Those of the task, and a device that cannot be opened.
+    pub(crate) fn run<T: DeviceTask>(self, task: T) -> Result<T::Output> {
+        match self {
+            Self::Cpu(options) => task.run(move || Ok(CpuBackend::new(&options)?)),
+            Self::Gpu(gpu, options) => task.run(move || open_gpu(gpu, &options)),
+        }
+    }
+}
+
+/// Refuses flags that are for the other kind of device.
+///
+/// # Errors
+/// Such a flag.
+pub(crate) fn check_flags(is_gpu: bool, arguments: &EngineArgs) -> Result<()> {
+    match (is_gpu, arguments.threads, arguments.step_timeout) {
+        (true, Some(threads), _) => bail!(
+            "--threads {threads} is for the CPU, and this runs on a GPU; leave it out, or choose --device cpu"
+        ),
+        (false, _, Some(seconds)) => bail!(
+            "--step-timeout {seconds} is for GPUs, and this runs on the CPU; leave it out, or choose --device"
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Turns `--device` into a GPU, or none for the CPU. `auto` takes a GPU if one can be used.
 ///
 /// # Errors
 /// The device that was asked for is not there; the message says what was looked for.
-pub(crate) fn choose(wanted: Device) -> Result<Chosen> {
+fn choose(wanted: Device) -> Result<Option<octet_gpu::Device>> {
     match wanted {
-        Device::Cpu => Ok(Chosen::Cpu),
-        Device::Hip => open(Kind::Hip).context("--device hip").map(Chosen::Gpu),
-        Device::Cuda => open(Kind::Cuda).context("--device cuda").map(Chosen::Gpu),
+        Device::Cpu => Ok(None),
+        Device::Hip => find(Kind::Hip).context("--device hip").map(Some),
+        Device::Cuda => find(Kind::Cuda).context("--device cuda").map(Some),
         Device::Auto => Ok(automatic()),
     }
 }
@@ -43,7 +115,7 @@ pub(crate) fn choose(wanted: Device) -> Result<Chosen> {
 ///
 /// No GPU has yet run Octet outside of simulation. What keeps a wrong answer from its user is the self-test at start,
 /// which ends the program instead.
-fn automatic() -> Chosen {
+fn automatic() -> Option<octet_gpu::Device> {
     for kind in [Kind::Hip, Kind::Cuda] {
         // A machine without the library, or with the library and no device, is the usual case and not worth a word.
         let Ok(runtime) = load(kind) else { continue };
@@ -58,12 +130,12 @@ fn automatic() -> Chosen {
                     runtime.describe(),
                     kind.name()
                 ));
-                return Chosen::Gpu(device);
+                return Some(device);
             }
             Err(error) => report::line(format_args!("{}: {error:#}; it is not used", kind.name())),
         }
     }
-    Chosen::Cpu
+    None
 }
 
 fn hip_library() -> Option<PathBuf> {
@@ -80,7 +152,7 @@ fn load(kind: Kind) -> Result<Runtime> {
     Ok(Runtime::load(kind, path.as_deref())?)
 }
 
-fn open(kind: Kind) -> Result<octet_gpu::Device> {
+fn find(kind: Kind) -> Result<octet_gpu::Device> {
     first(&load(kind)?)
 }
 
@@ -101,16 +173,9 @@ fn first(runtime: &Runtime) -> Result<octet_gpu::Device> {
     bail!("no device can be used: {}", refusals.join("; "))
 }
 
-/// A backend on a GPU, with kernels kept in the user's cache folder. `step_timeout` is what was typed, in seconds.
-///
-/// # Errors
-/// Of the driver or the compiler.
-pub(crate) fn gpu_backend(
-    device: octet_gpu::Device,
-    library: &LibraryChoice,
-    step_timeout: Option<u64>,
-) -> Result<GpuBackend> {
-    let options = GpuOptions {
+/// How a GPU is opened, with kernels kept in the user's cache folder. `step_timeout` is what was typed, in seconds.
+fn gpu_options(library: &LibraryChoice, step_timeout: Option<u64>) -> GpuOptions {
+    GpuOptions {
         kernel_cache: kernel_cache(),
         kernel_bundle: variable(BUNDLE_VARIABLE),
         step_limit: settings::step_limit(step_timeout),
@@ -120,8 +185,15 @@ pub(crate) fn gpu_backend(
             workspace_bytes: library.workspace_bytes,
         },
         ..GpuOptions::default()
-    };
-    GpuBackend::new(device, &options).context("the GPU cannot be used (--device cpu keeps off it)")
+    }
+}
+
+/// A backend on a GPU.
+///
+/// # Errors
+/// Of the driver or the compiler.
+pub(crate) fn open_gpu(device: octet_gpu::Device, options: &GpuOptions) -> Result<GpuBackend> {
+    GpuBackend::new(device, options).context("the GPU cannot be used (--device cpu keeps off it)")
 }
 
 /// `OCTET_KERNEL_CACHE`, else `octet/kernels` in the user's cache folder.

@@ -8,9 +8,9 @@ use octet_backend::{
     WeightScale, WeightView,
 };
 use octet_cpu::{CpuOptions, Isa, Pool};
-use octet_tune::LibraryChoice;
+use octet_gpu::GpuOptions;
 
-use crate::device;
+use crate::device::{self, DevicePlan};
 
 /// Rows, columns and features of the product that shows a GPU's arithmetic.
 const SIDE: usize = 4096;
@@ -51,12 +51,44 @@ impl Measure {
     }
 }
 
+/// A roofline that was measured already, or will be.
+pub(crate) enum PendingRoofline {
+    /// A GPU's; nothing for a simulated one, whose times mean nothing.
+    Measured(Option<Roofline>),
+    /// A CPU's, which wants its workers for itself.
+    OfCpu(CpuOptions),
+}
+
+impl PendingRoofline {
+    /// Measures a GPU; a CPU's measurement waits.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub(crate) fn of(device: &DevicePlan) -> Result<Self> {
+        match device {
+            DevicePlan::Cpu(options) => Ok(Self::OfCpu(options.clone())),
+            DevicePlan::Gpu(gpu, options) => Roofline::of_gpu(gpu, options).map(Self::Measured),
+        }
+    }
+
+    /// What the device can do at best.
+    ///
+    /// # Errors
+    /// Of the measurement.
+    pub(crate) fn finish(self) -> Result<Option<Roofline>> {
+        match self {
+            Self::Measured(roofline) => Ok(roofline),
+            Self::OfCpu(options) => Roofline::of_cpu(&options).map(Some),
+        }
+    }
+}
+
 impl Roofline {
     /// The CPU's.
     ///
     /// # Errors
     /// No threads, or no memory to read.
-    pub(crate) fn of_cpu(options: &CpuOptions) -> Result<Self> {
+    fn of_cpu(options: &CpuOptions) -> Result<Self> {
         let pool = Pool::new(&options.threads)?;
         let measured = octet_cpu::Roofline::measure(&pool, Isa::from_environment()?)?;
         Ok(Self {
@@ -71,18 +103,18 @@ impl Roofline {
     ///
     /// # Errors
     /// Of the device.
-    pub(crate) fn of_gpu(gpu: &octet_gpu::Device) -> Result<Option<Self>> {
+    fn of_gpu(gpu: &octet_gpu::Device, options: &GpuOptions) -> Result<Option<Self>> {
         if gpu.is_simulated() {
             return Ok(None);
         }
-        let mut backend = device::gpu_backend(gpu.clone(), &LibraryChoice::default(), None)?;
+        let mut backend = device::open_gpu(gpu.clone(), options)?;
         let bytes_per_second = backend.copy_bytes_per_second().context("the memory could not be measured")?;
         let multiply_add_per_second =
             products_per_second(&mut backend, SIDE).context("the arithmetic could not be measured")?;
         Ok(Some(Self { bytes_per_second, multiply_add_per_second, measure: Measure::CopyAndProduct }))
     }
 
-    /// Seconds below which work that moves `bytes` and does so many multiply-adds cannot be done.
+    /// The fewest seconds in which work that moves `bytes` and does `multiply_adds` can be done.
     pub(crate) fn seconds(&self, bytes: f64, multiply_adds: f64) -> f64 {
         (bytes / self.bytes_per_second).max(multiply_adds / self.multiply_add_per_second)
     }
@@ -143,7 +175,7 @@ mod tests {
         let library = octet_hipsim::library_path().expect("Cargo builds the simulator beside the test");
         let runtime = octet_gpu::Runtime::load(octet_gpu::Kind::Hip, Some(&library)).expect("it loads");
         let device = runtime.open(0).expect("a simulated device");
-        assert!(Roofline::of_gpu(&device).expect("nothing is measured").is_none());
+        assert!(Roofline::of_gpu(&device, &GpuOptions::default()).expect("nothing is measured").is_none());
         // Its memory can be copied all the same.
         let options = octet_gpu::GpuOptions::default();
         let mut backend = octet_gpu::GpuBackend::new(device, &options).expect("a backend");

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use octet_engine::Executor;
-use octet_model::{GenerationConfig, GenerationKeys, ModelConfig, PoolingConfig, RequestBudget};
+use octet_backend::TunableBackend;
+use octet_model::{
+    GenerationConfig, GenerationKeys, ModelConfig, PoolingConfig, RequestBudget, ResolvedModel,
+};
 use octet_sample::LogprobsMode;
 use octet_server::{
     ApiKeyList, BoundSocket, CorsConfig, EmbeddingModel, GenerationDefaults, Limits, Model, ResponseConfig,
@@ -17,7 +19,7 @@ use octet_text::{ChatTemplate, ContentFormat, Tokenizer};
 use serde_json::{Map, Value};
 
 use crate::cli::serve::{self as typed, ServeArgs};
-use crate::device::{self, Chosen};
+use crate::device::{DevicePlan, DeviceTask};
 use crate::settings::{self, Source};
 use crate::start::{self, Purpose, Ready};
 use crate::tuning::GemmPlan;
@@ -56,8 +58,9 @@ pub(crate) fn prepare(arguments: &ServeArgs, api_keys: Vec<String>) -> Result<(S
     config.api_keys = ApiKeyList(api_keys);
     let plan = GemmPlan::new(&arguments.gemm)?;
     let gap = settings::stream_gap(arguments.max_stream_gap, &arguments.engine)?;
-    // A taken port is known before minutes are spent on loading.
+    // A taken port and a missing device are known before minutes are spent on loading.
     let socket = octet_server::bind(&config)?;
+    let device = DevicePlan::new(&arguments.engine, &plan.library)?;
     let source =
         Source::new(arguments.model.as_deref().or(arguments.model_flag.as_deref()), &arguments.engine)?;
     let resolved = start::resolve(&source, &arguments.engine)?;
@@ -78,20 +81,9 @@ pub(crate) fn prepare(arguments: &ServeArgs, api_keys: Vec<String>) -> Result<(S
     };
     let pooling = pooling_config(arguments, resolved.folder.as_deref())?;
     let text = TextSide { tokenizer, templates, generation, pooling };
-    let service = match device::choose(arguments.engine.device)? {
-        Chosen::Cpu => {
-            let mut ready = start::load(&source, resolved, &arguments.engine, purpose)?;
-            ready.tune(plan)?;
-            service(arguments, &source, config, text, gap, ready)?
-        }
-        Chosen::Gpu(gpu) => {
-            let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
-            let mut ready = start::load_on(backend, &source, resolved, &arguments.engine, purpose)?;
-            ready.tune(plan)?;
-            service(arguments, &source, config, text, gap, ready)?
-        }
-    };
-    Ok((service, socket))
+    let serving =
+        Serving { arguments, source: &source, resolved, purpose, plan, config, text, max_stream_gap: gap };
+    Ok((device.run(serving)?, socket))
 }
 
 /// Refuses what no model could make right, before one is looked for.
@@ -117,22 +109,33 @@ fn api_keys(typed: &[String]) -> Vec<String> {
     if typed.is_empty() { environment::variable(KEY_VARIABLE).into_iter().collect() } else { typed.to_vec() }
 }
 
-/// Starts the engine of a loaded model.
-fn service<R: Executor + Send + 'static>(
-    arguments: &ServeArgs,
-    source: &Source,
-    mut config: ServerConfig,
+/// A model to be loaded, and all that is known of how to serve it.
+struct Serving<'a> {
+    arguments: &'a ServeArgs,
+    source: &'a Source,
+    resolved: ResolvedModel,
+    purpose: Purpose,
+    plan: GemmPlan,
+    config: ServerConfig,
     text: TextSide,
     max_stream_gap: Duration,
-    mut ready: Ready<R>,
-) -> Result<Service> {
-    ready.engine.max_queued = arguments.max_queued_requests;
-    ready.engine.max_stream_gap = max_stream_gap;
-    config.limits.request_memory_bytes = ready.plan.request_bytes;
-    config.cache_config = cache_labels(&ready, arguments);
-    let model = served_model(arguments, source, &ready, text);
-    let (engine, engine_thread) = ready.spawn()?;
-    Ok(Service { config, model, engine, engine_thread })
+}
+
+impl DeviceTask for Serving<'_> {
+    type Output = Service;
+
+    fn run<B: TunableBackend>(self, open: impl FnOnce() -> Result<B> + Send) -> Result<Service> {
+        let Self { arguments, source, resolved, purpose, plan, mut config, text, max_stream_gap } = self;
+        let mut ready = start::load(open, source, resolved, &arguments.engine, purpose)?;
+        ready.tune(plan)?;
+        ready.engine.max_queued = arguments.max_queued_requests;
+        ready.engine.max_stream_gap = max_stream_gap;
+        config.limits.request_memory_bytes = ready.plan.request_bytes;
+        config.cache_config = cache_labels(&ready, arguments);
+        let model = served_model(arguments, source, &ready, text);
+        let (engine, engine_thread) = ready.spawn()?;
+        Ok(Service { config, model, engine, engine_thread })
+    }
 }
 
 /// What of the model is about text.

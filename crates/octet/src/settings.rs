@@ -14,7 +14,7 @@ use octet_model::{
 
 use crate::cli::{self, Device, EngineArgs, Quantization};
 use crate::environment::variable;
-use crate::{report, shipped};
+use crate::{device, report, shipped};
 
 /// vLLM's variable for the KV cache's size on a CPU, GiB.
 const KV_SPACE_VARIABLE: &str = "VLLM_CPU_KVCACHE_SPACE";
@@ -89,20 +89,7 @@ fn note_download_folder(arguments: &EngineArgs, model: &str) {
     }
 }
 
-/// How to start the CPU backend.
-///
-/// # Errors
-/// A variable that cannot be read.
-pub(crate) fn cpu_options(arguments: &EngineArgs) -> Result<CpuOptions> {
-    if let Some(seconds) = arguments.step_timeout {
-        bail!(
-            "--step-timeout {seconds} is for GPUs, and this runs on the CPU; leave it out, or choose --device"
-        );
-    }
-    cpu_with_threads(arguments.threads)
-}
-
-/// The same with a number of threads, if one was asked for.
+/// How to start the CPU backend, with a number of threads if one was asked for.
 ///
 /// # Errors
 /// A variable that cannot be read.
@@ -180,11 +167,12 @@ pub(crate) fn check(arguments: &EngineArgs) -> Result<()> {
              step, so raise the former or lower the latter"
         );
     }
-    if arguments.device == Device::Cpu {
-        cpu_options(arguments)?;
-    } else {
-        cpu_with_threads(arguments.threads)?;
+    match arguments.device {
+        Device::Auto => {}
+        Device::Cpu => device::check_flags(false, arguments)?,
+        Device::Hip | Device::Cuda => device::check_flags(true, arguments)?,
     }
+    cpu_with_threads(arguments.threads)?;
     kv_space_variable()?;
     Ok(())
 }

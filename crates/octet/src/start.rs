@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use octet_backend::{Backend, DataType, TunableBackend};
-use octet_cpu::CpuBackend;
 use octet_engine::{EngineConfig, EngineHandle, EngineThread, Executor};
 use octet_model::{LoadedModel, MemoryPlan, ModelConfig, Progress, RequestBudget, ResolvedModel};
 
@@ -114,20 +113,6 @@ pub(crate) fn resolve(source: &Source, arguments: &EngineArgs) -> Result<Resolve
     Ok(resolved)
 }
 
-/// Loads a model onto the CPU.
-///
-/// # Errors
-/// As [`load_on`], and settings of threads that cannot be.
-pub(crate) fn load(
-    source: &Source,
-    model: ResolvedModel,
-    arguments: &EngineArgs,
-    purpose: Purpose,
-) -> Result<Ready<TunedRunner<CpuBackend>>> {
-    let backend = || Ok(CpuBackend::new(&settings::cpu_options(arguments)?)?);
-    load_on(backend, source, model, arguments, purpose)
-}
-
 /// Loads the weights, divides the memory, and allocates workspace and KV cache.
 ///
 /// It does so on a thread of its own: workers bind the thread that calls them to a CPU, and every thread that such a
@@ -135,7 +120,7 @@ pub(crate) fn load(
 ///
 /// # Errors
 /// Everything that can be wrong with a checkpoint, and a model that does not fit.
-pub(crate) fn load_on<B: TunableBackend>(
+pub(crate) fn load<B: TunableBackend>(
     backend: impl FnOnce() -> Result<B> + Send,
     source: &Source,
     model: ResolvedModel,

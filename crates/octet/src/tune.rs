@@ -6,15 +6,15 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use octet_backend::{GemmDevice, GemmProblem, TunableBackend};
-use octet_cpu::CpuBackend;
 use octet_engine::Engine;
+use octet_model::ResolvedModel;
 use octet_tune::{SyntheticWeights, read_untuned};
 
 use crate::bench::latency::{self, LatencyShape};
 use crate::cli::tuning::TuneArgs;
-use crate::device::{self, Chosen};
+use crate::device::{DevicePlan, DeviceTask};
 use crate::report;
-use crate::settings::{self, Source};
+use crate::settings::Source;
 use crate::start::{self, Purpose, Ready};
 use crate::tuning::{GemmPlan, Session, TunedRunner};
 
@@ -33,36 +33,52 @@ const BATCH_SIZE: usize = 8;
 pub(crate) fn run(arguments: &TuneArgs) -> Result<()> {
     let interrupted = watch_for_interrupts()?;
     let plan = GemmPlan::of_tune(arguments)?;
+    let device = DevicePlan::new(&arguments.engine, &plan.library)?;
     if let Some(path) = &arguments.from_untuned {
         let (problems, notes) = read_untuned(path)?;
         for note in notes {
             report::line(format_args!("warning: {}, {note}; it is skipped", path.display()));
         }
-        return match device::choose(arguments.engine.device)? {
-            Chosen::Cpu => {
-                let backend = CpuBackend::new(&settings::cpu_options(&arguments.engine)?)?;
-                tune_synthetic(backend, plan, &problems, &interrupted)
-            }
-            Chosen::Gpu(gpu) => {
-                let backend = device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout)?;
-                tune_synthetic(backend, plan, &problems, &interrupted)
-            }
-        };
+        return device.run(TuneProblems { plan, problems: &problems, interrupted: &interrupted });
     }
     let source =
         Source::new(arguments.model.as_deref().or(arguments.model_flag.as_deref()), &arguments.engine)?;
     let resolved = start::resolve(&source, &arguments.engine)?;
-    match device::choose(arguments.engine.device)? {
-        Chosen::Cpu => {
-            let ready = start::load(&source, resolved, &arguments.engine, Purpose::measurement(false))?;
-            tune_model(arguments, plan, ready, &interrupted)
-        }
-        Chosen::Gpu(gpu) => {
-            let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
-            let ready =
-                start::load_on(backend, &source, resolved, &arguments.engine, Purpose::measurement(false))?;
-            tune_model(arguments, plan, ready, &interrupted)
-        }
+    device.run(TuneModel { arguments, source: &source, resolved, plan, interrupted: &interrupted })
+}
+
+/// Problems of a file, to be tuned with synthetic weights.
+struct TuneProblems<'a> {
+    plan: GemmPlan,
+    problems: &'a [GemmProblem],
+    interrupted: &'a AtomicBool,
+}
+
+impl DeviceTask for TuneProblems<'_> {
+    type Output = ();
+
+    fn run<B: TunableBackend>(self, open: impl FnOnce() -> Result<B> + Send) -> Result<()> {
+        tune_synthetic(open()?, self.plan, self.problems, self.interrupted)
+    }
+}
+
+/// A model whose products are to be tuned.
+struct TuneModel<'a> {
+    arguments: &'a TuneArgs,
+    source: &'a Source,
+    resolved: ResolvedModel,
+    plan: GemmPlan,
+    interrupted: &'a AtomicBool,
+}
+
+impl DeviceTask for TuneModel<'_> {
+    type Output = ();
+
+    fn run<B: TunableBackend>(self, open: impl FnOnce() -> Result<B> + Send) -> Result<()> {
+        let Self { arguments, source, resolved, plan, interrupted } = self;
+        let purpose = Purpose::measurement(false);
+        let ready = start::load(open, source, resolved, &arguments.engine, purpose)?;
+        tune_model(arguments, plan, ready, interrupted)
     }
 }
 

@@ -22,15 +22,15 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use octet_backend::TunableBackend;
 use octet_engine::Engine;
-use octet_model::ModelConfig;
+use octet_model::{ModelConfig, ResolvedModel};
 use octet_sample::{LogprobsMode, SamplingParams};
 use serde_json::{Map, Value};
 
 use crate::cli::bench::LatencyArgs;
-use crate::device::{self, Chosen};
+use crate::device::{DevicePlan, DeviceTask};
 use crate::output::OutputFile;
-use crate::roofline::Roofline;
-use crate::settings::{self, Source};
+use crate::roofline::PendingRoofline;
+use crate::settings::Source;
 use crate::start::{self, Precision, Purpose, Ready};
 use crate::tuning::{GemmMode, GemmPlan, TunedRunner};
 use latency::LatencyShape;
@@ -48,31 +48,43 @@ pub(crate) fn latency(arguments: &LatencyArgs) -> Result<()> {
             "--gemm-tuning background is for a server's idle time, and a benchmark has none; --gemm-tuning tune tunes first"
         );
     }
+    let device = DevicePlan::new(&arguments.engine, &plan.library)?;
     let source = Source::new(arguments.model.as_deref(), &arguments.engine)?;
     let resolved = start::resolve(&source, &arguments.engine)?;
     // As in vLLM, the same prompts run again and again: cached prefixes would hide the prefill.
     let prefix_caching = arguments.engine.enable_prefix_caching;
-    match device::choose(arguments.engine.device)? {
-        Chosen::Cpu => {
-            let ready =
-                start::load(&source, resolved, &arguments.engine, Purpose::measurement(prefix_caching))?;
-            // Measured when the run is over: then the workers are free.
-            let floor = || Ok(Some(Roofline::of_cpu(&settings::cpu_options(&arguments.engine)?)?));
-            measure(arguments, &source, plan, ready, output.as_ref(), floor)
-        }
-        Chosen::Gpu(gpu) => {
-            // Measured before: the model takes the memory.
-            let floor = Roofline::of_gpu(&gpu)?;
-            let backend = || device::gpu_backend(gpu, &plan.library, arguments.engine.step_timeout);
-            let ready = start::load_on(
-                backend,
-                &source,
-                resolved,
-                &arguments.engine,
-                Purpose::measurement(prefix_caching),
-            )?;
-            measure(arguments, &source, plan, ready, output.as_ref(), || Ok(floor))
-        }
+    // A GPU's is measured before the model takes its memory, a CPU's when the run is over and its workers are free.
+    let roofline = PendingRoofline::of(&device)?;
+    let purpose = Purpose::measurement(prefix_caching);
+    device.run(Latency {
+        arguments,
+        source: &source,
+        resolved,
+        purpose,
+        plan,
+        output: output.as_ref(),
+        roofline,
+    })
+}
+
+/// Batches to be run on a model, and reported.
+struct Latency<'a> {
+    arguments: &'a LatencyArgs,
+    source: &'a Source,
+    resolved: ResolvedModel,
+    purpose: Purpose,
+    plan: GemmPlan,
+    output: Option<&'a OutputFile>,
+    roofline: PendingRoofline,
+}
+
+impl DeviceTask for Latency<'_> {
+    type Output = ();
+
+    fn run<B: TunableBackend>(self, open: impl FnOnce() -> Result<B> + Send) -> Result<()> {
+        let Self { arguments, source, resolved, purpose, plan, output, roofline } = self;
+        let ready = start::load(open, source, resolved, &arguments.engine, purpose)?;
+        measure(arguments, source, plan, ready, output, roofline)
     }
 }
 
@@ -83,7 +95,7 @@ fn measure<B: TunableBackend>(
     plan: GemmPlan,
     mut ready: Ready<TunedRunner<B>>,
     output: Option<&OutputFile>,
-    floor: impl FnOnce() -> Result<Option<Roofline>>,
+    roofline: PendingRoofline,
 ) -> Result<()> {
     ready.runner.begin_tuning(plan)?;
     let (work, precision) = (work_per_step(&ready), ready.precision);
@@ -110,7 +122,7 @@ fn measure<B: TunableBackend>(
     }
     let run = latency::run(&mut engine, shape, &|| start.elapsed())?;
     drop(engine);
-    let report = LatencyReport::new(run, work, floor()?);
+    let report = LatencyReport::new(run, work, roofline.finish()?);
     let shown = report.write_text(&mut std::io::stdout().lock());
     if let Some(output) = output {
         write_json(output, &report.to_json(configuration(source, precision)))?;

@@ -17,7 +17,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Of so many sequences, of which none has begun.
+    /// Of sequences of which none has begun.
     pub(super) fn new(sequences: usize) -> Self {
         let generated = (0..sequences).map(|_| AtomicUsize::new(0)).collect();
         Self { generated, cached: AtomicUsize::new(0), fault: Mutex::new(None) }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use octet_backend::TunableBackend;
 use octet_engine::{Engine, Executor, GroupId, Request, RequestId, Task};
+use octet_model::ResolvedModel;
 use octet_text::Tokenizer;
 use octet_tune::LibraryChoice;
 use serde_json::{Map, Value, json};
@@ -16,7 +18,7 @@ use super::progress::Progress;
 use super::statistics::count;
 use super::{claim_json, configuration, progress_bar, sampling, write_json};
 use crate::cli::bench::{DatasetName, PromptForm, ThroughputArgs};
-use crate::device::{self, Chosen};
+use crate::device::{DevicePlan, DeviceTask};
 use crate::output::OutputFile;
 use crate::settings::Source;
 use crate::start::{self, Purpose, Ready};
@@ -29,6 +31,7 @@ use crate::start::{self, Purpose, Ready};
 pub(crate) fn run(arguments: &ThroughputArgs) -> Result<()> {
     let output = claim_json(arguments.output_json.as_deref())?;
     let dataset = Dataset::new(&arguments.dataset)?;
+    let device = DevicePlan::new(&arguments.engine, &LibraryChoice::default())?;
     let source = Source::new(arguments.model.as_deref(), &arguments.engine)?;
     let resolved = start::resolve(&source, &arguments.engine)?;
     let folder = arguments.tokenizer.clone().or_else(|| resolved.folder.clone());
@@ -46,24 +49,27 @@ pub(crate) fn run(arguments: &ThroughputArgs) -> Result<()> {
     };
     let prefix_caching = !arguments.engine.no_enable_prefix_caching;
     let work = Samples { warmups: &warmups, samples: &samples };
-    match device::choose(arguments.engine.device)? {
-        Chosen::Cpu => {
-            let ready =
-                start::load(&source, resolved, &arguments.engine, Purpose::measurement(prefix_caching))?;
-            measure(arguments, &source, ready, work, output.as_ref())
-        }
-        Chosen::Gpu(gpu) => {
-            let library = LibraryChoice::default();
-            let backend = || device::gpu_backend(gpu, &library, arguments.engine.step_timeout);
-            let ready = start::load_on(
-                backend,
-                &source,
-                resolved,
-                &arguments.engine,
-                Purpose::measurement(prefix_caching),
-            )?;
-            measure(arguments, &source, ready, work, output.as_ref())
-        }
+    let purpose = Purpose::measurement(prefix_caching);
+    device.run(Throughput { arguments, source: &source, resolved, purpose, work, output: output.as_ref() })
+}
+
+/// A data set to be run on a model, and reported.
+struct Throughput<'a> {
+    arguments: &'a ThroughputArgs,
+    source: &'a Source,
+    resolved: ResolvedModel,
+    purpose: Purpose,
+    work: Samples<'a>,
+    output: Option<&'a OutputFile>,
+}
+
+impl DeviceTask for Throughput<'_> {
+    type Output = ();
+
+    fn run<B: TunableBackend>(self, open: impl FnOnce() -> Result<B> + Send) -> Result<()> {
+        let Self { arguments, source, resolved, purpose, work, output } = self;
+        let ready = start::load(open, source, resolved, &arguments.engine, purpose)?;
+        measure(arguments, source, ready, work, output)
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) struct EngineArgs {
         value_name = "FRACTION"
     )]
     pub(crate) gpu_memory_utilization: f64,
-    /// Exactly so many KV blocks, whatever the memory settings say.
+    /// Exactly this many KV blocks, whatever the memory settings say.
     #[arg(long, value_parser = parse_count, help_heading = "Memory", value_name = "BLOCKS")]
     pub(crate) num_gpu_blocks_override: Option<usize>,
 
@@ -77,7 +77,7 @@ pub(crate) struct EngineArgs {
     /// Order of waiting requests.
     #[arg(long, value_enum, default_value = "fcfs", help_heading = "Scheduling")]
     pub(crate) scheduling_policy: SchedulingPolicy,
-    /// Give a prompt at most so many tokens of a step; 0 sets no limit.
+    /// Give a prompt at most this many tokens of a step; 0 sets no limit.
     #[arg(long, default_value_t = 0, help_heading = "Scheduling", value_name = "TOKENS")]
     pub(crate) long_prefill_token_threshold: usize,
     /// Split long prompts over several steps (the default).

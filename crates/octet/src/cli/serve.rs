@@ -115,7 +115,7 @@ pub(crate) struct ServeArgs {
     /// Send `usage` at the end of every stream.
     #[arg(long, help_heading = "API")]
     pub(crate) enable_force_include_usage: bool,
-    /// Send a stream's tokens in groups of so many; the first goes out at once and the last always.
+    /// Send a stream's tokens in groups of this size; the first token goes out at once.
     #[arg(long, default_value = "1", value_parser = parse_count, value_name = "TOKENS", help_heading = "API")]
     pub(crate) stream_interval: usize,
     /// Show tokens in logprobs as `token_id:N`.

@@ -58,7 +58,7 @@ pub(crate) struct TuneArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 
-    /// Tune what `bench latency` meets with prompts of so many tokens. Without these three flags: all that a server
+    /// Tune what `bench latency` meets with prompts of this many tokens. Without these three flags: all that a server
     /// with --max-num-seqs and --max-num-batched-tokens can meet.
     #[arg(long, value_parser = parse_count, help_heading = "Work", value_name = "TOKENS")]
     pub(crate) input_len: Option<usize>,

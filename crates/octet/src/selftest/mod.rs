@@ -12,18 +12,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use octet_backend::{
     Activation, AttentionSpec, Backend, BackendError, Batch, DataType, KvCacheSpec, KvScale, LinearPart,
-    LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache, TensorRole, TensorSpec, WeightScale,
-    WeightView,
+    LinearSpec, LinearUse, Norm, RmsNorm, RopeSpec, RotaryAndCache, TensorRole, TensorSpec, TunableBackend,
+    WeightScale, WeightView,
 };
-use octet_cpu::CpuBackend;
 use octet_float8::Float8Format;
 use octet_reference::ReferenceBackend;
-use octet_tune::LibraryChoice;
 
 use crate::cli::Device;
-use crate::device::{self, Chosen};
-use crate::roofline::Roofline;
-use crate::{report, settings};
+use crate::device::{DevicePlan, DeviceTask};
+use crate::report;
+use crate::roofline::{PendingRoofline, Roofline};
 
 /// Input and output features of linears.
 const FEATURES: (usize, usize) = (512, 384);
@@ -72,26 +70,30 @@ enum Case {
 /// # Errors
 /// The device is not there, an operation failed, or its results are wrong.
 pub(crate) fn run(wanted: Device) -> Result<()> {
-    match device::choose(wanted)? {
-        Chosen::Cpu => {
-            let options = settings::cpu_with_threads(None)?;
-            let mut device = CpuBackend::new(&options)?;
-            report::device(&device.info());
-            let lines = test(&mut device)?;
-            // The workers are free for the measurement.
-            drop(device);
-            conclude(&lines, Some(Roofline::of_cpu(&options)?))
+    let device = DevicePlan::plain(wanted)?;
+    let has_times = matches!(&device, DevicePlan::Gpu(gpu, _) if !gpu.is_simulated());
+    let lines = device.clone().run(Test { has_times })?;
+    // A CPU's workers are free for the measurement now.
+    conclude(&lines, PendingRoofline::of(&device)?.finish()?)
+}
+
+/// Every operation of a device, held against the reference.
+struct Test {
+    /// Whether to time those that are timed on GPUs alone.
+    has_times: bool,
+}
+
+impl DeviceTask for Test {
+    type Output = Vec<Line>;
+
+    fn run<B: TunableBackend>(self, open: impl FnOnce() -> Result<B> + Send) -> Result<Vec<Line>> {
+        let mut device = open()?;
+        report::device(&device.info());
+        let mut lines = test(&mut device)?;
+        if self.has_times {
+            lines.extend(speed::lines(&mut device)?);
         }
-        Chosen::Gpu(gpu) => {
-            let mut device = device::gpu_backend(gpu.clone(), &LibraryChoice::default(), None)?;
-            report::device(&device.info());
-            let mut lines = test(&mut device)?;
-            if !gpu.is_simulated() {
-                lines.extend(speed::lines(&mut device)?);
-            }
-            drop(device);
-            conclude(&lines, Roofline::of_gpu(&gpu)?)
-        }
+        Ok(lines)
     }
 }
 
@@ -229,7 +231,7 @@ fn begin<B: Backend>(device: &mut B, computed: usize, rows: usize) -> Result<(),
     device.begin_step(&batch)
 }
 
-/// Begins a step of so many rows, for operations that need no cache.
+/// Begins a step of `rows` rows, for operations that need no cache.
 fn begin_rows<B: Backend>(device: &mut B, rows: usize) -> Result<(), BackendError> {
     let mut batch = Batch::default();
     batch.push_sequence(&vec![0; rows], 0, &(1..=rows.div_ceil(BLOCK_SIZE) as u32).collect::<Vec<u32>>());
@@ -257,7 +259,7 @@ fn timed<B: Backend>(
 }
 
 impl Case {
-    /// What it has to do at least, with activations of so many bytes.
+    /// What it has to do at least, with activations of `activation_bytes` each.
     fn work(&self, activation_bytes: f64) -> Work {
         match *self {
             Self::Norm { rows } => {

@@ -179,7 +179,7 @@ fn multiply<B: Backend>(
     device.read_tensor(&output, rows)
 }
 
-/// Blocks for so many tokens, from `first` on.
+/// Blocks for `tokens` tokens, from `first` on.
 fn block_table(first: usize, tokens: usize) -> Vec<u32> {
     (first..first + tokens.div_ceil(BLOCK_SIZE)).map(|block| block as u32 + 1).collect()
 }

@@ -53,6 +53,21 @@ fn a_gpu_that_is_not_there_is_refused_with_the_places() {
 }
 
 #[test]
+fn threads_are_refused_on_a_gpu() {
+    octet_unrun::needs!(octet_hipsim::compiler());
+    let folder = Checkpoint::llama().write();
+    let model = folder.path().to_str().expect("a path of the test is text");
+    for device in ["hip", "auto"] {
+        let arguments = ["serve", model, "--port", "0", "--device", device, "--threads", "3"];
+        let ended = run_with(&arguments, &borrowed(&simulated("gfx942")));
+        assert_eq!(ended.status.code(), Some(1));
+        for part in ["--threads 3 is for the CPU", "--device cpu"] {
+            assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+        }
+    }
+}
+
+#[test]
 fn a_server_on_a_simulated_gpu_answers() {
     octet_unrun::needs!(octet_hipsim::compiler());
     for architecture in ["gfx942", "gfx1100"] {

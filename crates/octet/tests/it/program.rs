@@ -33,8 +33,10 @@ pub(crate) fn copy_of_program(folder: &Path) -> PathBuf {
 /// A server that is not started yet.
 pub(crate) fn serve(model: &Path, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
-    // What a test asks for itself replaces the default.
-    let defaults = SMALL.chunks_exact(2).filter(|pair| !options.contains(&pair[0])).flatten();
+    // What a test asks for itself replaces the default, and threads are the CPU's only.
+    let names_device = options.contains(&"--device");
+    let is_wanted = |name: &str| !(options.contains(&name) || names_device && name == "--threads");
+    let defaults = SMALL.chunks_exact(2).filter(|pair| is_wanted(pair[0])).flatten();
     command.arg("serve").arg(model).args(defaults).args(options);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command
