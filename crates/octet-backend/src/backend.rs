@@ -394,12 +394,6 @@ pub trait Backend: Sized + Send + 'static {
         Ok(())
     }
 
-    /// Copies whole blocks of the cache, `(from, to)` each, all layers.
-    ///
-    /// # Errors
-    /// Of the device.
-    fn copy_blocks(&mut self, cache: &mut Self::KvCache, pairs: &[(u32, u32)]) -> Result<(), BackendError>;
-
     // Results.
 
     /// Samples rows of `logits` on the device: temperature, then top-k, then top-p of what that leaves, then the draw, one

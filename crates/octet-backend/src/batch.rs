@@ -123,7 +123,7 @@ pub struct StepKey {
 }
 
 impl StepKey {
-    /// The key of a batch in whose step the logits of so many rows are computed.
+    /// The key of a batch in whose step the logits of `logit_rows` rows are computed.
     #[must_use]
     pub fn of(batch: &Batch, logit_rows: usize) -> Self {
         Self {

@@ -294,26 +294,3 @@ fn special_values(data_type: DataType) -> Vec<f32> {
     values.extend(negative);
     values
 }
-
-/// `copy_blocks`: a copied sequence goes its own way, and the original does not notice.
-///
-/// # Panics
-/// Where the backend and the reference disagree.
-pub fn copied_blocks<B: Backend>(claims: &Claims, backend: &mut B) {
-    for data_type in cache_types(backend) {
-        for layout in layouts(data_type, odd_scale(data_type)).filter(|layout| layout.block_size < 128) {
-            let block = layout.block_size;
-            let start = 2 * block + 5;
-            let mut steps = vec![Step::of(&[(0, 0, start)])];
-            // Sequence 1 is a copy in other blocks; its tokens from here on differ from the original's.
-            steps.push(Step {
-                copies: vec![(7, 1), (2, 9), (4, 3)],
-                ..Step::of(&[(1, start, 2), (0, start, 1)])
-            });
-            steps.push(Step::of(&[(0, start + 1, 3), (1, start + 2, 1)]));
-            let tables = vec![vec![7, 2, 4], vec![1, 9, 3]];
-            let heads = Heads::untouched(layout.head_dim);
-            compare(claims, backend, &Scenario { layout, heads, blocks: 10, tables, steps });
-        }
-    }
-}

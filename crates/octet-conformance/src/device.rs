@@ -1,4 +1,4 @@
-//! The few moves that every check makes: tensors with contents, batches of so many rows, reading back.
+//! What every check does: fill tensors, begin batches, read results back.
 
 use octet_backend::{Backend, Batch, TensorRole, TensorSpec};
 

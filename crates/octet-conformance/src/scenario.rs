@@ -134,8 +134,6 @@ pub(crate) struct Piece {
 /// One step.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Step {
-    /// Blocks to copy before it.
-    pub(crate) copies: Vec<(u32, u32)>,
     pub(crate) pieces: Vec<Piece>,
 }
 
@@ -143,7 +141,7 @@ impl Step {
     /// A step of `(sequence, from, rows)`.
     pub(crate) fn of(pieces: &[(usize, usize, usize)]) -> Self {
         let piece = |&(sequence, from, rows): &(usize, usize, usize)| Piece { sequence, from, rows };
-        Self { copies: Vec::new(), pieces: pieces.iter().map(piece).collect() }
+        Self { pieces: pieces.iter().map(piece).collect() }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -209,7 +207,6 @@ impl Scenario {
         let rope = backend.load_rope(&self.heads.rope, most_rows).expect("a rotary embedding");
         let mut outcomes = Vec::new();
         for (step, input) in self.steps.iter().zip(inputs) {
-            backend.copy_blocks(&mut cache, &step.copies).expect("blocks to copy");
             outcomes.push(self.step(backend, &mut cache, (&rope, &self.heads), &self.batch(step), input));
         }
         outcomes

@@ -427,10 +427,6 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn copy_blocks(&mut self, cache: &mut CpuKvCache, pairs: &[(u32, u32)]) -> Result<(), BackendError> {
-        cache.copy_blocks(pairs)
-    }
-
     fn map_logits(
         &mut self,
         logits: &mut CpuTensor,

@@ -39,7 +39,7 @@ impl Choices {
         }))
     }
 
-    /// What was chosen for so many rows.
+    /// What was chosen for this number of rows.
     pub(crate) fn get(&self, family: FamilyId, rows: usize) -> Option<Schedule> {
         self.families[family.0].chosen[TokenBucket::of(rows).index()]
     }

@@ -135,22 +135,3 @@ KERNEL(gather_rows, THREADS, GatherParams) {
     for (u32 column = thread_index() * 4; column < p.stride; column += THREADS * 4)
         store_four(p.output, to + column, p.type, load_four(p.input, from + column, p.type));
 }
-
-struct alignas(16) Sixteen {
-    u32 word[4];
-};
-
-struct CopyBlocksParams {
-    u8* cache; // keys or values of all layers
-    const u32* pairs; // from, to
-    u64 layer_bytes, block_bytes; // multiples of 16
-};
-
-// Copies whole blocks of the cache. Grid: pairs, layers. No block is both source and target.
-KERNEL(copy_blocks, THREADS, CopyBlocksParams) {
-    u8* layer = p.cache + block_y() * p.layer_bytes;
-    const u8* from = layer + p.pairs[2 * block_x()] * p.block_bytes;
-    u8* to = layer + p.pairs[2 * block_x() + 1] * p.block_bytes;
-    for (u64 byte = thread_index() * 16; byte < p.block_bytes; byte += THREADS * 16)
-        *(Sixteen*)(to + byte) = *(const Sixteen*)(from + byte);
-}

@@ -13,7 +13,7 @@
 
 // With few tokens to keep, those that may be among them are listed in shared memory and searched there.
 #define LISTED_MAX 2048
-// Up to so many wanted, the list has room for them and for the others that reach the bound.
+// Up to this many wanted, the list has room for them and for the others that reach the bound.
 #define WANTED_MAX 512
 
 // The draw looks at sums of chunks first.

@@ -56,7 +56,7 @@ impl CodeCache {
         code.map(<[u8]>::to_vec)
     }
 
-    /// Keeps an entry. Failing that is no error: the next start compiles again.
+    /// Keeps an entry. A failure is not an error: the next start compiles again.
     pub(crate) fn write(&self, key: &str, code: &[u8]) {
         let Some(path) = self.path(key) else { return };
         if let Err(error) = write_whole(&path, code) {
@@ -138,7 +138,7 @@ mod tests {
         let cache = CodeCache::new(None);
         cache.write("key", b"code");
         assert_eq!(cache.read("key"), None);
-        // A folder that cannot be made is no error either.
+        // A folder that cannot be created is not an error either.
         let file = tempfile::NamedTempFile::new().unwrap();
         let cache = CodeCache::new(Some(&file.path().join("below a file")));
         cache.write("key", b"code");

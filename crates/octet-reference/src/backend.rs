@@ -338,14 +338,6 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
-    fn copy_blocks(
-        &mut self,
-        cache: &mut ReferenceKvCache,
-        pairs: &[(u32, u32)],
-    ) -> Result<(), BackendError> {
-        cache.copy_blocks(pairs)
-    }
-
     fn map_logits(
         &mut self,
         logits: &mut ReferenceTensor,

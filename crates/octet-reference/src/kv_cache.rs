@@ -101,21 +101,6 @@ impl ReferenceKvCache {
         let scale = f64::from(self.scale(plane.0, plane.1));
         Ok((&self.stored[start..start + self.spec.head_dim], scale))
     }
-
-    /// Copies whole blocks of all layers, one pair after another.
-    pub(crate) fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), BackendError> {
-        let elements = self.block_elements();
-        for &(from, to) in pairs {
-            for layer in 0..self.spec.layers {
-                for side in [Side::Key, Side::Value] {
-                    let source = self.block_start(layer, side, from)?;
-                    let target = self.block_start(layer, side, to)?;
-                    self.stored.copy_within(source..source + elements, target);
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -149,19 +134,6 @@ mod tests {
         // Neither another layer nor the values were touched.
         assert!(cache.read((0, Side::Key), &[1, 3], 17, 0).unwrap().0[0].is_nan());
         assert!(cache.read((1, Side::Value), &[1, 3], 17, 0).unwrap().0[0].is_nan());
-    }
-
-    #[test]
-    fn copied_blocks_hold_the_same_in_all_layers() {
-        let mut cache = ReferenceKvCache::allocate(&spec(DataType::BF16)).unwrap();
-        for plane in [(0, Side::Key), (1, Side::Value)] {
-            cache.write(plane, &[2], 15, &[4.0, 8.0, 12.0, 16.0]).unwrap();
-        }
-        cache.copy_blocks(&[(2, 1), (1, 3)]).unwrap();
-        assert_eq!(cache.read((0, Side::Key), &[3], 15, 1).unwrap().0, [12.0, 16.0]);
-        assert_eq!(cache.read((1, Side::Value), &[3], 15, 0).unwrap(), (&[1.0, 2.0][..], 4.0));
-        let error = cache.copy_blocks(&[(0, 4)]).unwrap_err();
-        assert_eq!(error, BackendError::Limit { what: "a block id", value: 4, limit: 3 });
     }
 
     #[test]

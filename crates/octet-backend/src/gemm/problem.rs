@@ -48,7 +48,7 @@ impl GemmProblem {
         self.rows * self.weight.row_bytes(self.columns)
     }
 
-    /// Floating-point operations for so many tokens, two for each multiply-add.
+    /// Floating-point operations for `tokens` tokens, two for each multiply-add.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a rate does not need the last digits")]
     pub const fn operations(&self, tokens: usize) -> f64 {

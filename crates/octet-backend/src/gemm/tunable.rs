@@ -49,7 +49,7 @@ pub trait TunableBackend: Backend {
         Vec::new()
     }
 
-    /// The product of these operands for so many tokens. Of the tensors only the element types matter.
+    /// The product of these operands for `tokens` tokens. Of the tensors only the element types matter.
     fn gemm_problem(
         &self,
         weight: &Self::Linear,
@@ -76,7 +76,7 @@ pub trait TunableBackend: Backend {
     /// not, nothing changes.
     fn choose_gemm(&mut self, problem: &GemmProblem, solution: &str) -> bool;
 
-    /// Seconds below which no kernel can multiply so many tokens, if that is known. It may have to be measured first.
+    /// The fewest seconds in which a kernel can multiply `tokens` tokens, if that is known. It may have to be measured first.
     fn gemm_floor_seconds(&mut self, problem: &GemmProblem, tokens: usize) -> Option<f64> {
         let _ = (problem, tokens);
         None

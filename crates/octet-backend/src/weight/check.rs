@@ -1,4 +1,4 @@
-//! The one check of what is handed over as a weight. Values are checked by whoever reads them, for they are read once.
+//! The one check of what is handed over as a weight. Values are checked where they are read, since they are read only once.
 
 use super::{LinearPart, LinearSpec, LinearUse, WeightView};
 use crate::{BackendError, DataType};

@@ -63,7 +63,6 @@ conformance_on_each!(
     stored_values,
     attention,
     attention_invariance,
-    copied_blocks,
     logits,
     errors
 );

@@ -6,7 +6,7 @@ macro_rules! conformance {
         conformance!(
             $claims, $backend;
             kept_weights, embed, rms_norm, join, linear, linear_invariance, gated_linear, rotary, stored_values, attention,
-            attention_invariance, copied_blocks, logits, errors
+            attention_invariance, logits, errors
         );
     };
     ($claims:expr, $backend:expr; $($part:ident),*) => {

@@ -124,22 +124,6 @@ impl CpuKvCache {
         LayerWriter { start: bytes.as_mut_ptr().cast(), len, layout, scale, cache: std::marker::PhantomData }
     }
 
-    /// Copies whole blocks in all layers, in order.
-    ///
-    /// # Errors
-    /// A block that does not exist.
-    pub(crate) fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), BackendError> {
-        let block_bytes = self.layout.block_elements() * self.spec.data_type.bytes();
-        for &(from, to) in pairs {
-            self.check_block(from.max(to))?;
-            let (from, to) = (from as usize * block_bytes, to as usize * block_bytes);
-            for layer in &mut self.layers {
-                layer.copy_within(from..from + block_bytes, to);
-            }
-        }
-        Ok(())
-    }
-
     /// Fills the cache with a pattern.
     #[cfg(test)]
     pub(crate) fn fill(&mut self, pattern: &[u8]) {

@@ -27,7 +27,7 @@ impl Kernel for NormRow<'_> {
         let mut squares = simd.splat(0.0);
         for start in (0..columns).step_by(LANES) {
             let count = (columns - start).min(LANES);
-            // SAFETY: whoever makes this struct gives `columns` values everywhere.
+            // SAFETY: the code that makes this struct provides `columns` values everywhere.
             let value = unsafe { load(simd, self.input.add(start), count) };
             squares = simd.multiply_add(value, value, squares);
         }
@@ -44,7 +44,7 @@ impl Kernel for NormRow<'_> {
     }
 }
 
-/// `1 / sqrt(mean + epsilon)` of so many squares, in every lane.
+/// `1 / sqrt(mean + epsilon)` of the sum of `columns` squares, in every lane.
 #[inline(always)]
 fn reciprocal<S: Simd>(simd: S, squares: S::F32, columns: usize, epsilon: f32) -> S::F32 {
     let mean = simd.reduce_add(squares) / columns as f32;
@@ -80,7 +80,7 @@ impl Kernel for JoinRow<'_> {
             let mut squares = simd.splat(0.0);
             for start in (0..columns).step_by(LANES) {
                 let count = (columns - start).min(LANES);
-                // SAFETY: whoever makes this struct gives `columns` values everywhere.
+                // SAFETY: the code that makes this struct provides `columns` values everywhere.
                 let value = unsafe { load(simd, self.branch.as_ptr().add(start), count) };
                 squares = simd.multiply_add(value, value, squares);
             }

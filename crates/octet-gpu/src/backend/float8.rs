@@ -146,7 +146,7 @@ impl GpuBackend {
     }
 }
 
-/// Where rows of so many columns are quantized to, and how.
+/// Where quantized rows go, and how they are quantized.
 pub(super) fn target(
     codes: u64,
     scales: u64,

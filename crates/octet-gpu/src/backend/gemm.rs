@@ -52,7 +52,7 @@ impl Kernel {
         }
     }
 
-    /// The one for so many rows, without tuning.
+    /// The kernel for this number of rows, without tuning.
     const fn default_for(rows: usize) -> Self {
         match rows {
             0..=FEW_ROWS => Self::Skinny,
@@ -202,7 +202,7 @@ impl Gemms {
         self.families[family.0].problem
     }
 
-    /// What computes so many rows.
+    /// What computes this number of rows.
     fn solution(&mut self, family: FamilyId, rows: usize) -> Solution {
         if let Some(forced) = self.forced {
             return forced;
@@ -211,7 +211,7 @@ impl Gemms {
         chosen.unwrap_or_else(|| self.default_solution(family, rows))
     }
 
-    /// What computes so many rows without a choice: for few rows our own kernel, for many the library's suggestion.
+    /// What computes this number of rows without a choice: our own kernel for few, the library's suggestion for many.
     pub(super) fn default_solution(&mut self, family: FamilyId, rows: usize) -> Solution {
         let own = Solution::Own(Kernel::default_for(rows));
         let Family { product, suggested, .. } = &mut self.families[family.0];
@@ -349,7 +349,7 @@ impl GpuBackend {
         Families { activation, wide }
     }
 
-    /// Multiplies by what was chosen for so many rows, or by the default.
+    /// Multiplies with what was chosen for this number of rows, or with the default.
     pub(super) fn product(&mut self, run: &ProductRun<'_>) -> Result<(), BackendError> {
         let Some(families) = run.weight.families else {
             panic!("a weight loaded as {:?} cannot be multiplied by", run.weight.usage);

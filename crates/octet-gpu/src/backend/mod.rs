@@ -94,7 +94,6 @@ struct RowKernels {
     embed: Function,
     finish_logits: Function,
     gather_rows: Function,
-    copy_blocks: Function,
 }
 
 impl RowKernels {
@@ -106,7 +105,6 @@ impl RowKernels {
             embed: module.function("embed")?,
             finish_logits: module.function("finish_logits")?,
             gather_rows: module.function("gather_rows")?,
-            copy_blocks: module.function("copy_blocks")?,
         })
     }
 }
@@ -218,7 +216,7 @@ impl GpuBackend {
         Ok(kernels)
     }
 
-    /// Scratch memory of at least so many bytes. It grows outside of recordings only, which it voids.
+    /// Scratch memory of at least `bytes` bytes. It grows outside of recordings only, which it voids.
     fn scratch(
         &mut self,
         which: fn(&mut Self) -> &mut Option<DeviceBuffer>,
@@ -395,25 +393,6 @@ impl GpuBackend {
         buffer.read_pinned(&self.stream, 0, host, bytes)?;
         Ok(self.stream.wait()?)
     }
-
-    fn copy_pairs(&self, cache: &GpuKvCache, pairs: &[(u32, u32)]) -> Result<(), BackendError> {
-        let words: Vec<u8> =
-            pairs.iter().flat_map(|&(from, to)| [from, to]).flat_map(u32::to_le_bytes).collect();
-        let list = DeviceBuffer::holding(&self.stream, "a list of blocks", &words)?;
-        for buffer in [&cache.keys, &cache.values] {
-            let parameters = parameters::CopyBlocks {
-                cache: buffer.address(),
-                pairs: list.address(),
-                layer_bytes: cache.layer_bytes() as u64,
-                block_bytes: cache.block_bytes() as u64,
-            };
-            let grid = [pairs.len(), cache.spec.layers, 1];
-            // SAFETY: the parameters are the kernel's, and the blocks were checked.
-            unsafe { self.rows.copy_blocks.launch(&self.stream, grid, &parameters)? };
-        }
-        // The list is freed here.
-        Ok(self.stream.wait()?)
-    }
 }
 
 impl Drop for GpuBackend {
@@ -421,25 +400,6 @@ impl Drop for GpuBackend {
         // Copies may still read pinned memory that is about to go. Who cannot be waited for does nothing any more.
         let _ = self.stream.wait();
     }
-}
-
-/// Pairs in runs that may be copied at once: none reads or writes what another of its run writes.
-fn independent_runs(pairs: &[(u32, u32)]) -> Vec<&[(u32, u32)]> {
-    let mut runs = Vec::new();
-    let mut first = 0;
-    for index in 0..pairs.len() {
-        let (from, to) = pairs[index];
-        let clashes =
-            |&(other_from, other_to): &(u32, u32)| other_to == from || other_to == to || other_from == to;
-        if pairs[first..index].iter().any(clashes) {
-            runs.push(&pairs[first..index]);
-            first = index;
-        }
-    }
-    if first < pairs.len() {
-        runs.push(&pairs[first..]);
-    }
-    runs
 }
 
 impl Backend for GpuBackend {
@@ -473,7 +433,7 @@ impl Backend for GpuBackend {
             plan = plan.with_float8_inputs(scale);
             self.begin_float8()?;
         }
-        // Whoever looks tokens up will sample them.
+        // A model with an embedding will also sample.
         if matches!(spec.usage, LinearUse::Embed | LinearUse::EmbedAndMultiply) {
             self.begin_sampling()?;
         }
@@ -711,16 +671,6 @@ impl Backend for GpuBackend {
         Ok(())
     }
 
-    fn copy_blocks(&mut self, cache: &mut GpuKvCache, pairs: &[(u32, u32)]) -> Result<(), BackendError> {
-        self.device.bind()?;
-        let blocks = cache.spec.blocks;
-        let largest = pairs.iter().map(|&(from, to)| from.max(to) as usize).max().unwrap_or(0);
-        if !pairs.is_empty() && largest >= blocks {
-            return Err(BackendError::Limit { what: "a KV block's id", value: largest, limit: blocks - 1 });
-        }
-        independent_runs(pairs).into_iter().try_for_each(|run| self.copy_pairs(cache, run))
-    }
-
     fn sample(
         &mut self,
         logits: &mut GpuTensor,
@@ -777,18 +727,5 @@ impl Backend for GpuBackend {
     fn write_tensor(&mut self, tensor: &mut GpuTensor, values: &[f32]) -> Result<(), BackendError> {
         self.device.bind()?;
         tensor.write(&self.stream, values)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::independent_runs;
-
-    #[test]
-    fn copies_that_need_each_other_are_ordered() {
-        let pairs = [(7, 1), (2, 9), (1, 4), (3, 4), (5, 6)];
-        let runs = independent_runs(&pairs);
-        assert_eq!(runs, [&pairs[..2], &pairs[2..3], &pairs[3..]]);
-        assert!(independent_runs(&[]).is_empty());
     }
 }

@@ -88,15 +88,6 @@ pub(super) struct Gather {
     pub(super) stride: u32,
 }
 
-/// `CopyBlocksParams` in `rows.cu`.
-#[repr(C)]
-pub(super) struct CopyBlocks {
-    pub(super) cache: u64,
-    pub(super) pairs: u64,
-    pub(super) layer_bytes: u64,
-    pub(super) block_bytes: u64,
-}
-
 /// `SideNormParams` in `rotary.cu`.
 #[repr(C)]
 pub(super) struct SideNorm {

@@ -10,7 +10,7 @@ use crate::driver::DeviceBuffer;
 const COPY_BYTES: usize = 1 << 30;
 /// Copies that are timed together, so that starting them does not count.
 const COPIES: u32 = 8;
-/// The best of so many counts: what disturbs only slows down, and the first ones are waited for less exactly.
+/// The best of this many runs counts: disturbances only slow a run down, and the first ones are timed less exactly.
 const ROUNDS: usize = 16;
 
 impl GpuBackend {

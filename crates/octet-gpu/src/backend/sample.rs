@@ -39,7 +39,7 @@ pub(super) struct Sampling {
 }
 
 impl Sampling {
-    /// For so many rows at once.
+    /// For `rows` rows at once.
     fn new(device: &Device, kernel: SampleKernel, rows: usize) -> Result<Self, GpuError> {
         Ok(Self {
             kernel,
@@ -101,7 +101,7 @@ impl GpuBackend {
         Ok(())
     }
 
-    /// Makes room to sample so many rows of a new tensor of logits.
+    /// Makes room to sample the rows of a new tensor of logits.
     pub(super) fn make_room_for_sampling(&mut self, rows: usize) -> Result<(), GpuError> {
         let (kernel, sampled_rows) = match self.sampling.take() {
             Some(sampling) if sampling.rows >= rows => {

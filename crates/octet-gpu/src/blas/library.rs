@@ -10,7 +10,7 @@ use crate::driver::{Device, DeviceBuffer, Handle, Pointer, Stream};
 /// PyTorch's for the MI300X.
 const WORKSPACE_BYTES: usize = 76 << 20;
 
-/// The library at work on a device. A handle is not for several streams at once; whoever opens one uses one stream.
+/// The library at work on a device. A handle serves one stream at a time, so each owner uses one stream.
 pub(crate) struct Library {
     pub(crate) api: BlasApi,
     handle: Pointer,

@@ -99,7 +99,7 @@ impl Product {
         let product =
             Self { library: Arc::clone(library), description, scales, operation, weight, layouts: None };
         product.set(numbers.transpose_a, numbers.transposed)?;
-        // Whoever is asked for solutions wants to see a pointer; only the call's own is followed.
+        // The search for solutions wants a pointer, but follows only the one of the call itself.
         let some_address = library.workspace.address();
         if description.has_bias {
             product.set(numbers.epilogue, Numbers::BIAS)?;
@@ -144,11 +144,11 @@ impl Product {
         })
     }
 
-    /// Solutions for so many rows, at most `most`, those that the library thinks fastest first. hipBLASLt that is asked
+    /// At most `most` solutions for this number of rows, those that the library thinks fastest first. hipBLASLt that is asked
     /// for more than it has measured appends all others that can compute the product.
     ///
     /// # Errors
-    /// The library's. That it has none is no error.
+    /// The library's. An empty list is not an error.
     pub(crate) fn solutions(&self, rows: usize, most: usize) -> Result<Vec<Algorithm>, GpuError> {
         let api = &self.library.api;
         let numbers = Numbers::of(api.kind);
@@ -188,7 +188,7 @@ impl Product {
         Ok(algorithms)
     }
 
-    /// Starts the product of so many rows by a solution.
+    /// Starts the product of `rows` rows with a solution.
     ///
     /// # Errors
     /// The solution does not compute this number of rows, or the library failed.

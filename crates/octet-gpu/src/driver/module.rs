@@ -83,7 +83,7 @@ impl Function {
         unsafe { self.launch_threads(stream, grid, THREADS, parameters) }
     }
 
-    /// The same with so many threads a block.
+    /// The same with this many threads a block.
     ///
     /// # Errors
     /// As above.

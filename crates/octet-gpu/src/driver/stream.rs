@@ -133,7 +133,7 @@ impl Graph {
     /// # Errors
     /// Of the driver.
     pub(crate) fn launch(&self, stream: &Stream) -> Result<(), GpuError> {
-        // SAFETY: both handles are ours; buffers that it names are kept by whoever keeps the graph.
+        // SAFETY: both handles are ours; the owner of the graph keeps the buffers that it names.
         let status = unsafe { (self.device.api().functions.launch_graph)(self.exec.0, stream.handle()) };
         self.device.api().check("launch_graph", status)
     }

@@ -63,5 +63,5 @@ macro_rules! parts {
     };
 }
 
-parts!(gfx942: kept_weights, embed, rms_norm, join, linear, gated_linear, rotary, stored_values, attention, copied_blocks, logits, errors);
-parts!(gfx1100: kept_weights, embed, rms_norm, join, linear, gated_linear, rotary, stored_values, attention, copied_blocks, logits, errors);
+parts!(gfx942: kept_weights, embed, rms_norm, join, linear, gated_linear, rotary, stored_values, attention, logits, errors);
+parts!(gfx1100: kept_weights, embed, rms_norm, join, linear, gated_linear, rotary, stored_values, attention, logits, errors);

@@ -227,7 +227,7 @@ impl<K: Storage> Kernel for Widen<K> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         for vector in 0..self.vectors {
-            // SAFETY: whoever makes this struct gives addresses that hold `vectors` vectors.
+            // SAFETY: the code that makes this struct provides addresses that hold `vectors` vectors.
             unsafe {
                 let values = K::load(simd, self.source.add(vector * PANEL));
                 simd.store(self.target.add(vector * PANEL), values);

@@ -3,7 +3,7 @@
 //! For one KV head, the query rows of a sequence times the query heads of the group are its *virtual rows*: virtual
 //! row `v` is query head `v % group` of row `v / group`. A tile is a run of them that goes through one pass over the
 //! keys. If there are too few tiles for the workers, a tile's partitions are divided among several pieces; each
-//! partition's sums are then kept apart, and whoever finishes last joins them in order. That order does not depend on
+//! partition's sums are then kept apart, and the worker that finishes last joins them in order. That order does not depend on
 //! the pieces, so neither does the result.
 
 use std::ops::Range;

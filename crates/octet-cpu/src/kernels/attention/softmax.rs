@@ -76,7 +76,7 @@ impl Kernel for Softmax {
                 }
             }
         }
-        // SAFETY: whoever makes this struct gives valid scores.
+        // SAFETY: the code that makes this struct provides valid scores.
         let seen = unsafe { self.mask() };
         let mut largest = simd.splat(f32::NEG_INFINITY);
         for panel in seen.clone() {
@@ -126,7 +126,7 @@ impl Kernel for Merge {
         let largest = if total.largest > part.largest { total.largest } else { part.largest };
         let (keep, add) = ((total.largest - largest).exp(), (part.largest - largest).exp());
         for tile in 0..self.tiles {
-            // SAFETY: whoever makes this struct gives sums with `tiles` vectors.
+            // SAFETY: the code that makes this struct provides sums with `tiles` vectors.
             unsafe {
                 let place = self.total.add(tile * self.stride);
                 let new = simd.load(self.part.add(tile * self.stride));

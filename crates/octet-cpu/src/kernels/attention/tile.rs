@@ -103,7 +103,7 @@ struct RowGroup {
     base: usize,
 }
 
-/// Rows that vectors compute for so many that count.
+/// Rows that vectors compute where `rows` of them count.
 fn compiled_size(rows: usize) -> usize {
     ROW_COUNTS.into_iter().find(|&size| size >= rows).unwrap_or(rows)
 }

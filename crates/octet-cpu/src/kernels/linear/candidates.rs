@@ -76,7 +76,7 @@ fn combinations(rows_per_block: usize, panels: &[usize], widths: &[usize], ahead
 }
 
 /// Schedules from (rows of a block, panels of a task, columns of a block, bytes ahead), of which those stay whose
-/// blocks of rows differ for so many tokens.
+/// blocks of rows differ for a number of tokens.
 fn listed(tokens: usize, entries: &[(usize, usize, usize, usize)]) -> Vec<Schedule> {
     let mut all = Vec::new();
     for &(rows_per_block, panels_per_task, columns_per_block, ahead_bytes) in entries {

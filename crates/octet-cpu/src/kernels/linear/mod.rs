@@ -131,7 +131,7 @@ impl WorkerMemory {
 #[derive(Clone, Copy)]
 struct Parts(*mut f32);
 
-// SAFETY: whoever makes one sees to it that tasks use disjoint parts, and that the memory outlives them.
+// SAFETY: the code that makes one gives tasks disjoint parts, and that the memory outlives them.
 unsafe impl Send for Parts {}
 // SAFETY: as above.
 unsafe impl Sync for Parts {}
