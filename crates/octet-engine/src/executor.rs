@@ -1,4 +1,4 @@
-//! What the engine needs of whoever runs the model: the plan of a step, its outcome, and the trait between them.
+//! What the engine needs of the code that runs the model: the plan of a step, its outcome, and the trait between them.
 
 use octet_backend::Batch;
 use octet_sample::{PositionLogprobs, SampledToken};

@@ -83,7 +83,7 @@ impl Groups {
         }
     }
 
-    /// A running sequence with so many blocks counts.
+    /// Counts a running sequence with its blocks.
     pub(crate) fn weigh(&mut self, key: GroupKey, blocks: usize) {
         let group = &mut self.places[key.0];
         group.running += 1;

@@ -39,7 +39,7 @@ impl fmt::Debug for EngineHandle {
 }
 
 impl EngineHandle {
-    /// A handle to whoever empties `mailbox`.
+    /// A handle to the engine that empties `mailbox`.
     pub(crate) fn new(mailbox: Arc<Mailbox>, config: EngineConfig) -> Self {
         let core = HandleCore { mailbox, config, next_request_id: AtomicU64::new(0) };
         Self { core: Arc::new(core) }

@@ -21,7 +21,7 @@
 //! - A request ends exactly once and its blocks return exactly once: `ledger.rs` and `block_pool.rs` assert it.
 //! - The same submissions, prompt budgets and outcomes lead to the same plans; a plan carries its budget.
 //! - No client request keeps more than its equal part of slots, blocks and places while another waits.
-//! - It cannot deadlock: whoever is taken fits alone, and whoever runs alone gets its blocks.
+//! - It cannot deadlock: a request that is taken fits alone, and one that runs alone gets its blocks.
 //! - Equal prefixes are found by hash and then compared; a hash collision costs time, never correctness.
 //! - After warm-up, planning and booking a step of running sequences allocates nothing.
 //! - A request's fault ends that request; a device's fault or a panic ends all of them, and the thread says why.

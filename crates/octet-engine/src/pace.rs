@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// Prompt tokens come in multiples of this: the rows of a matrix tile. At least so many are computed.
+/// Prompt tokens come in multiples of this: the rows of a matrix tile. At least one such block is computed.
 const GRAIN: usize = 16;
 
 /// Prompt tokens of a step before any were measured.
@@ -14,7 +14,7 @@ const UNMEASURED: usize = 128;
 /// Part of the gap that a step is planned to take; the rest is for what cannot be foreseen.
 const PLANNED: f64 = 0.8;
 
-/// A step beside which no stream waits may take so many times the gap: a newcomer waits for it.
+/// A step with no waiting stream may take this many times the gap: only a newcomer waits for it.
 const PATIENCE: f64 = 4.0;
 
 /// Prompt tokens of a step beside which no stream waits, at least: fewer would make prompts slower.

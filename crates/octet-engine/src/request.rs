@@ -133,7 +133,7 @@ pub trait EventSink: Send {
 /// What happens to a request. `Finished` or `Failed` comes exactly once, last.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The first prompt tokens are being computed; so many more came from the prefix cache.
+    /// The first prompt tokens are being computed; those in the prefix cache were skipped.
     Started {
         /// Prompt tokens found in the prefix cache.
         cached_tokens: usize,

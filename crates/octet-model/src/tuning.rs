@@ -83,7 +83,7 @@ impl<'a, B: TunableBackend> ProjectionBench<'a, B> {
         kinds
     }
 
-    /// The problems of steps of so many tokens, for each group of `layers`, and of the head for each group of `head`.
+    /// The problems of steps: of the layers for each bucket in `layers`, and of the head for each in `head`.
     /// Each is there once, however many layers have it.
     #[must_use]
     pub fn problems(&self, layers: BucketSet, head: BucketSet) -> Vec<GemmProblem> {
@@ -115,7 +115,7 @@ impl<'a, B: TunableBackend> ProjectionBench<'a, B> {
         self.problems(self.state.met_by_layers, self.state.met_by_head)
     }
 
-    /// Lets no more weights take turns than make up so many bytes, and one at least.
+    /// Lets weights of at most `bytes` bytes take turns, and at least one.
     pub fn set_rotating_bytes(&mut self, bytes: Option<usize>) {
         self.state.rotating_bytes = bytes;
     }

@@ -86,7 +86,7 @@ impl Default for SamplingParams {
 /// A number of alternatives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogprobCount {
-    /// The most likely so many.
+    /// This many of the most likely tokens.
     Top(u32),
     /// The whole vocabulary.
     All,

@@ -5,7 +5,7 @@ use crate::logprobs::{Report, Scratch, report};
 use crate::vocabulary::{CHUNK, Weighing, maximum};
 use crate::{LogprobsMode, PositionLogprobs, SampleError, SampledToken, SamplingParams, SequenceState};
 
-/// With top-p, so many best tokens are looked at first: of a trained model's row they nearly always suffice.
+/// With top-p, this many of the best tokens are looked at first: for a trained model they nearly always suffice.
 const FIRST_TOP_P_CANDIDATES: usize = 1024;
 
 /// Scratch memory for sampling, one for each thread that samples. Rows leave no trace in it.

@@ -22,7 +22,7 @@ const BOOKKEEPING: [&str; 8] = [
     "session_id",
 ];
 
-/// So many ignored fields are named; whoever invents more learns nothing from the log.
+/// The most ignored fields that are named; inventing more fills no log.
 const MAX_NAMED: usize = 64;
 
 /// Longest name that is written to the log.

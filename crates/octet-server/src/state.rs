@@ -130,7 +130,7 @@ impl App {
         }
     }
 
-    /// The part of a prompt's text that can count: so many tokens as the model reads hold no more bytes. Without leave to
+    /// The part of a prompt's text that can count: as many tokens as the model reads hold no more bytes. Without leave to
     /// cut, a text that is longer is refused before any work is done on it; so does vLLM.
     pub(crate) fn within_reach<'t>(
         &self,

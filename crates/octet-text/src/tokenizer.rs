@@ -51,7 +51,7 @@ impl Tokenizer {
         Self::load_for(folder, usize::MAX)
     }
 
-    /// The same for a model that embeds so many tokens: a special token that only a configuration names is not given an
+    /// The same for a model that embeds `embedding_rows` tokens: a special token that only a configuration names is not given an
     /// id that the model cannot embed.
     ///
     /// # Errors

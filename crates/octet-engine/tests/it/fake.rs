@@ -15,7 +15,7 @@ use octet_sample::{LogprobCount, PositionLogprobs, SampledToken, SamplingParams,
 /// Tokens that the fake samples are below this; few, so that prefixes repeat.
 pub(crate) const VOCABULARY: u32 = 5;
 
-/// Seeds with this bit fault when so many tokens are out as the lowest bits say.
+/// Seeds with this bit fault once as many tokens are out as the lowest bits say.
 pub(crate) const FAULTY: u64 = 1 << 40;
 
 pub(crate) fn mix(state: u64, value: u64) -> u64 {

@@ -130,7 +130,7 @@ unsafe extern "C" fn hipblasLtMatmulDescSetAttribute(
 ) -> c_int {
     let set = || {
         let description = DESCRIPTIONS.get(description).map_err(|_| Status::InvalidValue)?;
-        // SAFETY: the caller passes so many bytes.
+        // SAFETY: the caller passes that many bytes.
         let value = unsafe { value(from, bytes) }?;
         lock(&description).set(attribute, value)
     };
@@ -172,7 +172,7 @@ unsafe extern "C" fn hipblasLtMatrixLayoutSetAttribute(
 ) -> c_int {
     let set = || {
         let layout = LAYOUTS.get(layout).map_err(|_| Status::InvalidValue)?;
-        // SAFETY: the caller passes so many bytes.
+        // SAFETY: the caller passes that many bytes.
         match (attribute, unsafe { value(from, bytes) }?) {
             (0, Value::Word(batches)) if batches > 0 => {
                 lock(&layout).batches = usize::try_from(batches).unwrap_or(1);
@@ -205,7 +205,7 @@ unsafe extern "C" fn hipblasLtMatmulPreferenceSetAttribute(
 ) -> c_int {
     let set = || {
         let preference = PREFERENCES.get(preference).map_err(|_| Status::InvalidValue)?;
-        // SAFETY: the caller passes so many bytes.
+        // SAFETY: the caller passes that many bytes.
         match (attribute, unsafe { value(from, bytes) }?) {
             (0, Value::Word(_)) => {}
             (1, Value::Pointer(limit)) => *lock(&preference) = Preference { workspace_bytes: limit },

@@ -29,7 +29,7 @@ impl Solution {
     }
 }
 
-/// Solutions of a problem that need no more than so many bytes of workspace.
+/// Solutions of a problem that fit the workspace.
 pub(crate) fn solutions(problem: &Problem, workspace_bytes: usize) -> BlasResult<Vec<&'static Solution>> {
     let sizes = problem.sizes()?;
     let fits = |solution: &&Solution| solution.workspace_bytes <= workspace_bytes && solution.fits(sizes);

@@ -303,7 +303,7 @@ impl Yarn {
     /// Mixes interpolated and untouched frequencies along the ramp.
     fn scale(&self, frequencies: &[f64], theta: f64) -> Vec<f64> {
         let dimensions = 2.0 * frequencies.len() as f64;
-        // The dimension whose frequency makes so many rotations over the training length.
+        // The dimension whose frequency makes this many rotations over the training length.
         let dimension_of = |rotations: f64| {
             let length = self.original_positions as f64;
             dimensions * (length / (rotations * 2.0 * PI)).ln() / (2.0 * theta.ln())

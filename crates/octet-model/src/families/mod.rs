@@ -30,7 +30,7 @@ pub(crate) struct Family {
     pub(crate) traits: fn(&Fields<'_>) -> Result<Traits, ModelError>,
     /// Keys of the config that it reads besides those of all, and those that say what is so anyway.
     pub(crate) keys: &'static [&'static str],
-    /// Sliding window of each of so many layers.
+    /// Sliding window of each layer, given their number.
     pub(crate) windows: fn(&Fields<'_>, usize) -> Result<Windows, ModelError>,
 }
 

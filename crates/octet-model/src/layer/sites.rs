@@ -134,7 +134,7 @@ pub(crate) enum VectorValues {
 pub(super) struct Module(pub(super) String);
 
 impl Module {
-    /// A linear under a fused name, made of parts with so many rows.
+    /// A linear under a fused name, made of parts: their names and rows.
     pub(super) fn linear(
         &self,
         fused: &str,

@@ -263,7 +263,7 @@ fn what_is_no_file_is_refused_at_once() {
     says(&error, &["this is a pipe or a device"]);
 }
 
-/// A file with this header and so many bytes behind it.
+/// A file with this header and `data_bytes` zeros behind it.
 fn headed(header: &str, data_bytes: usize) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; data_bytes]].concat()
 }

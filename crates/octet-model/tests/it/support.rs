@@ -231,7 +231,7 @@ pub(crate) fn continue_logits<B: Backend>(
     all
 }
 
-/// Blocks for so many tokens, from `first` on.
+/// Blocks for `tokens` tokens, from `first` on.
 pub(crate) fn block_table(tokens: usize, first: u32) -> Vec<u32> {
     (first..first + u32::try_from(tokens.div_ceil(BLOCK_SIZE)).unwrap()).collect()
 }

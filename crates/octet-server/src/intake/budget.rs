@@ -59,7 +59,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Makes it stand for so many bytes. On failure it stands for what it did before.
+    /// Makes it stand for `bytes` bytes. On failure it stands for what it did before.
     pub(crate) fn resize(&mut self, bytes: usize) -> Result<(), ApiError> {
         let limit = self.budget.largest_share();
         if bytes > limit {

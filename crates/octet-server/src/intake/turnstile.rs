@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::Client;
 use crate::error::ApiError;
 
-/// Lets so many requests through at once as there are threads and memory for.
+/// Lets as many requests through at once as there are threads and memory for.
 pub(crate) struct Turnstile {
     limit_bytes: usize,
     /// The most requests of one client that wait.
@@ -35,7 +35,7 @@ struct Ticket {
     admit: oneshot::Sender<Pass>,
 }
 
-/// A request that was let through: a thread and so many bytes. They go back when this is dropped.
+/// A request that was let through, with a thread and some memory. Both go back when this is dropped.
 pub(crate) struct Pass {
     turnstile: Arc<Turnstile>,
     client: Client,
@@ -54,7 +54,7 @@ impl Turnstile {
         Self { limit_bytes: bytes, max_waiting, state: Mutex::new(state) }
     }
 
-    /// Waits for a thread and so many bytes. Dropping the future gives the place in the queue up.
+    /// Waits for a thread and `bytes` bytes. Dropping the future gives up the place in the queue.
     pub(crate) async fn enter(self: &Arc<Self>, client: Client, bytes: usize) -> Result<Pass, ApiError> {
         if bytes > self.limit_bytes {
             return Err(ApiError::TooCostly { bytes, limit: self.limit_bytes });

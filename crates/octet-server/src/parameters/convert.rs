@@ -48,7 +48,7 @@ pub(crate) struct OutputRules {
 }
 
 impl OutputRules {
-    /// The most tokens to generate after a prompt of so many.
+    /// The most tokens to generate after a prompt of `prompt_tokens`.
     pub(crate) fn max_tokens(&self, prompt_tokens: usize) -> Result<usize, ApiError> {
         let max_model_len = self.max_model_len;
         if prompt_tokens >= max_model_len {

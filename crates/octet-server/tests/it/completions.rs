@@ -8,7 +8,7 @@ use crate::server::{BOS, MAX_MODEL_LEN, Options, TestServer};
 
 const PATH: &str = "/v1/completions";
 
-/// The first so many bytes of the text, as text.
+/// The first `bytes` bytes of the text, as text.
 fn written(bytes: usize) -> String {
     let all = TEXT.repeat(bytes / TEXT.len() + 1);
     String::from_utf8_lossy(&all.as_bytes()[..bytes]).into_owned()

@@ -13,7 +13,7 @@ pub(crate) const TEXT: &str = "One two thrée 日本 five. ";
 /// End of sequence; ids below are bytes.
 pub(crate) const EOS: u32 = 257;
 
-/// After so many tokens a prompt that ends with `!` is answered.
+/// After this many tokens a prompt that ends with `!` is answered.
 pub(crate) const SHORT_ANSWER: usize = 5;
 
 /// What the executor was told of each sequence.
