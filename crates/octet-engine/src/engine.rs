@@ -236,7 +236,7 @@ impl<E: Executor> Engine<E> {
             let sequence = &mut self.scheduler.sequences[key];
             let slot = sequence.slot.expect("a sequence that starts has a slot");
             self.executor.admit(slot, &sequence.task, &sequence.tokens);
-            if self.config.enable_prefix_caching && sequence.most_cached_tokens() > 0 {
+            if self.config.enable_prefix_caching && sequence.asks_prefix_cache() {
                 self.stats.prefix_cache_queries += sequence.prompt_tokens as u64;
                 self.stats.prefix_cache_hits += cached_tokens as u64;
             }

@@ -95,7 +95,9 @@ pub enum SubmitError {
     #[error("the device did not finish its work in time; this server stops")]
     Stalled,
     /// It is to generate no token, or to score without logprobs.
-    #[error("the request asks for nothing: no token, no logprobs and no vector")]
+    #[error(
+        "the request asks for nothing: let it ask for a token, for logprobs of the prompt or for a vector"
+    )]
     AsksForNothing,
     /// The prompt leaves no room, even if it ran alone.
     #[error(

@@ -8,8 +8,8 @@
 //! And a prompt with less than half left of what the first in line has left does not wait for it: half of the prompt
 //! tokens of a step are for such brief ones, so that a question does not wait for a book.
 //!
-//! Why this cannot deadlock: a request is only taken if it fits alone; a sequence that runs alone always gets its blocks; and
-//! when nothing runs, the next waiting request is admitted.
+//! Why this cannot deadlock: a request is only taken if it fits alone; a sequence that runs alone always gets its
+//! blocks; and when nothing runs, the next waiting request is admitted.
 
 use crate::budget::{Brief, Budget};
 use crate::config::{EngineConfig, SchedulingPolicy};

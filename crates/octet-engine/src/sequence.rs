@@ -169,6 +169,11 @@ impl Sequence {
         !self.prompt_done && asked && known + 1 < self.prompt_tokens
     }
 
+    /// Whether it takes what the prefix cache has, so that its prompt counts among the queries.
+    pub(crate) fn asks_prefix_cache(&self) -> bool {
+        !matches!(self.task, Task::Embed(Pooling::Mean | Pooling::First)) && !self.lacks_prompt_logprobs()
+    }
+
     /// The most tokens that may come from the prefix cache: not the last one, whose row gives the next token, and none
     /// whose prompt logprobs or hidden states are wanted.
     pub(crate) fn most_cached_tokens(&self) -> usize {

@@ -1,8 +1,8 @@
 //! The one decoder: what every family here does, with their differences as options.
 //!
 //! `h += attention(norm(h))` and `h += mlp(norm(h))`, layer by layer, or `h += norm(attention(h))` and so on, with factors
-//! and bounds in places. A branch is
-//! joined to the residual `h` by the same operation that norms the sum for the next branch.
+//! and bounds in places. A branch is joined to the residual `h` by the same operation that norms the sum for the next
+//! branch.
 
 use std::ops::Range;
 
@@ -123,9 +123,7 @@ impl<B: Backend> Decoder<B> {
         workspace: &mut Workspace<B>,
         selection: Range<usize>,
     ) -> Result<(), BackendError> {
-        let rows = selection.len();
-        let [residual, gathered] = workspace.tensors([Operand::Residual, Operand::Gathered]);
-        backend.gather_rows(selection, residual, gathered)?;
+        let rows = gather(backend, workspace, selection)?;
         let head = self.weights.head();
         let [input, output, logits] =
             workspace.tensors([Operand::Gathered, Operand::GatheredNormed, Operand::Logits]);
@@ -145,10 +143,20 @@ impl<B: Backend> Decoder<B> {
         workspace: &mut Workspace<B>,
         selection: Range<usize>,
     ) -> Result<(), BackendError> {
-        let rows = selection.len();
-        let [residual, gathered] = workspace.tensors([Operand::Residual, Operand::Gathered]);
-        backend.gather_rows(selection, residual, gathered)?;
+        let rows = gather(backend, workspace, selection)?;
         let [input, output] = workspace.tensors([Operand::Gathered, Operand::Hidden]);
         backend.norm_gathered(rows, RmsNorm { input, norm: self.norm(&self.weights.final_norm), output })
     }
+}
+
+/// Puts a part of the batch's output rows together; gives their number.
+fn gather<B: Backend>(
+    backend: &mut B,
+    workspace: &mut Workspace<B>,
+    selection: Range<usize>,
+) -> Result<usize, BackendError> {
+    let rows = selection.len();
+    let [residual, gathered] = workspace.tensors([Operand::Residual, Operand::Gathered]);
+    backend.gather_rows(selection, residual, gathered)?;
+    Ok(rows)
 }

@@ -92,7 +92,7 @@ pub(crate) fn check_flags(is_gpu: bool, arguments: &EngineArgs) -> Result<()> {
             "--threads {threads} is for the CPU, and this runs on a GPU; leave it out, or choose --device cpu"
         ),
         (false, _, Some(seconds)) => bail!(
-            "--step-timeout {seconds} is for GPUs, and this runs on the CPU; leave it out, or choose --device"
+            "--step-timeout {seconds} is for GPUs, and this runs on the CPU; leave it out, or name a GPU with --device"
         ),
         _ => Ok(()),
     }

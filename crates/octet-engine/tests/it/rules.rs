@@ -452,6 +452,10 @@ fn a_common_prefix_is_computed_once_even_within_a_step() {
     assert_eq!(shares(&engine), [11, 3, 3]);
     assert_eq!(records.iter().map(Record::cached_tokens).collect::<Vec<_>>(), [Some(0), Some(8), Some(8)]);
     assert_eq!((engine.stats().prefix_cache_queries, engine.stats().prefix_cache_hits), (33, 16));
+    // A prompt of one token is asked for too, though it can never be found.
+    submit(&mut engine, 3, &numbers(1), 2);
+    step(&mut engine);
+    assert_eq!((engine.stats().prefix_cache_queries, engine.stats().prefix_cache_hits), (34, 16));
 }
 
 #[test]
@@ -568,6 +572,8 @@ fn a_prompt_becomes_a_vector_whatever_its_chunks_and_what_is_cached() {
             let cached = if id == 1 && pooling == Pooling::Last { 12 } else { 0 };
             assert_eq!(record.cached_tokens(), Some(cached));
         }
+        let queries = if pooling == Pooling::Last { 2 * 13 } else { 0 };
+        assert_eq!(engine.stats().prefix_cache_queries, queries);
         assert_eq!(engine.stats().generation_tokens, 0);
     }
 }

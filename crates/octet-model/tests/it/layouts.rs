@@ -126,7 +126,7 @@ struct Layout {
 
 /// Checks a layout with norms before and after, of heads and of all of them.
 fn check(name: &str, layout: &Layout) {
-    for case in [CASE, "olmo2", "gemma2"] {
+    for case in [CASE, "olmo2", "gemma2", "granite"] {
         check_case(case, &format!("{case}, {name}"), layout);
     }
 }

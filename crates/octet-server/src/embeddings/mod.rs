@@ -47,7 +47,10 @@ impl Endpoint for Embeddings {
         let (inputs, options, parameters) = validate(fields, &app.rules(), &app.model.embedding)?;
         let (count, max) = (inputs.count(), app.config.limits.max_sequences);
         if count > max {
-            let message = format!("{count} inputs are more than the {max} that one request can have");
+            let message = format!(
+                "{count} inputs are more than the {max} that one request can have: send them in several, or start \
+                 the server with a larger --max-queued-requests, half of which one request may take"
+            );
             return Err(ApiError::invalid("input", message));
         }
         let max_model_len = app.model.max_model_len;
@@ -143,7 +146,7 @@ async fn gather(
             Event::Finished(finished) => {
                 submission.ended(sequence);
                 meter.end(Ending::Finished(finished.finish.reason), at);
-                // Nobody but a server that stops gives it up in the engine.
+                // Only a server that stops aborts a request whose client still waits.
                 if finished.finish.reason == FinishReason::Abort {
                     return Err(ApiError::ShuttingDown);
                 }

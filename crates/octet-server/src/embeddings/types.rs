@@ -23,7 +23,7 @@ pub(crate) struct EmbeddingFields {
     pub(crate) priority: Option<Integer>,
     pub(crate) request_id: Option<String>,
     pub(crate) cache_salt: Option<String>,
-    // Fields below change the result and are refused unless they ask for what is done anyway.
+    // The fields below would change the result. They are refused unless they ask for what is done by default.
     pub(crate) normalize: Option<Value>,
     pub(crate) messages: Option<Value>,
     pub(crate) embed_dtype: Option<String>,

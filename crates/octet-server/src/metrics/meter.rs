@@ -127,7 +127,7 @@ impl Meter {
 }
 
 impl Drop for Meter {
-    /// Nobody waited for the end.
+    /// Counts a sequence that was dropped before its end as aborted.
     fn drop(&mut self) {
         self.end(Ending::Finished(FinishReason::Abort), Instant::now());
     }

@@ -120,7 +120,7 @@ impl Drop for Submission {
 }
 
 /// Refuses more sequences at once than half of the places that are free. A single sequence may have the last place;
-/// whoever asks for many must leave some to others.
+/// a request for many must leave some to others.
 fn check_share(app: &App, count: usize) -> Result<(), ApiError> {
     let limit = app.engine.config().max_queued;
     let stats = app.engine.stats();

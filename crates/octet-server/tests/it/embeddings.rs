@@ -116,7 +116,7 @@ fn bad_input_is_named() {
         (json!({ "input": "" }), "input", "must not be empty"),
         (json!({ "input": [[]] }), "input", "must not be empty"),
         (json!({ "input": [100_000] }), "input", "input has the token id 100000"),
-        (json!({ "input": vec!["x"; 513] }), "input", "513 inputs are more than the 512"),
+        (json!({ "input": vec!["x"; 513] }), "input", "send them in several"),
         (json!({ "input": "Hi", "encoding_format": "bytes" }), "encoding_format", "expected \"float\""),
         (json!({ "input": "Hi", "dimensions": 2 }), "dimensions", "is_matryoshka"),
         (json!({ "input": "Hi", "normalize": true }), "normalize", "use_activation"),
